@@ -25,13 +25,16 @@ def command_options(options: dict[str, t.Any]) -> list[str]:
     return arguments
 
 
-def env_value(content: str, name: str) -> str:
-    """Return one variable of an env file that was read with slurp (base64)."""
-    for line in base64.b64decode(content).decode().splitlines():
-        key, _, value = line.partition("=")
-        if key == name:
-            return value
-    raise AnsibleFilterError(f"the env file has no line {name}=...; was the service deployed?")
+def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.Any]]) -> str:
+    """Return the key of each upstream, in their order, as Open WebUI takes them."""
+    read = {result["item"]["url"]: result.get("content", "") for result in slurped}
+    keys = []
+    for upstream in upstreams:
+        lines = base64.b64decode(read.get(upstream["url"], "")).decode().splitlines()
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        # Open WebUI wants something in every place, also for an upstream that asks for no key.
+        keys.append(upstream.get("api_key") or variables.get("VLLM_API_KEY") or "none")
+    return ";".join(keys)
 
 
 class FilterModule:
@@ -39,4 +42,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Return them by name."""
-        return {"command_options": command_options, "env_value": env_value}
+        return {"command_options": command_options, "upstream_keys": upstream_keys}

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The main process of a unit made by the ``container_unit`` module: it runs one container.
+"""The main process of a unit made by the ``container_service`` module: it runs one container.
 
 PRIVATE to this collection. The module copies this file to the host, where systemd starts it as
 ``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library.
@@ -18,6 +18,7 @@ import ctypes
 import dataclasses
 import hashlib
 import http.client
+import importlib
 import json
 import os
 import re
@@ -64,11 +65,11 @@ class Config:
     secrets_file: str
     files: list[str]
     fingerprint_file: str
-    known_failures: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    explain: str | None = None
 
     @classmethod
     def load(cls, path: str) -> Config:
-        """Read the file that ``container_unit`` wrote."""
+        """Read the file that ``container_service`` wrote."""
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         data["probe"] = Probe(**data["probe"])
         return cls(**data)
@@ -234,10 +235,12 @@ class Supervisor:
 
     def explain(self) -> str:
         """Say in a sentence why the container ended, from the last lines it wrote."""
-        text = "".join(self.lines)
-        for failure in self.config.known_failures:
-            if re.search(failure["pattern"], text):
-                return f"{failure['title']} {failure['mend']}"
+        if self.config.explain:
+            # Stands beside this file on the host: the failures that this service is known for.
+            known = importlib.import_module(f"{self.config.explain}_log")
+            explanation = known.explain("".join(self.lines))
+            if explanation:
+                return f"{explanation.title}. {explanation.cause} {explanation.mend}"
         written = [line.strip() for line in self.lines if line.strip()]
         return f"its last line was: {written[-1]}" if written else "it wrote nothing"
 

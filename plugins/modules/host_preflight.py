@@ -30,24 +30,14 @@ options:
         description: How much, in GiB.
         type: float
         required: true
-  ports:
-    description: Ports that have to be free, or already published by the unit that is to have them.
+  unit:
+    description: Name of the M(sparerig.llm.container_service) that is to have the O(published_ports).
+    type: str
+  published_ports:
+    description: Ports that have to be free, or already that unit's, each as C(address:host_port:container_port).
     type: list
-    elements: dict
+    elements: str
     default: []
-    suboptions:
-      address:
-        description: Address to listen on.
-        type: str
-        required: true
-      port:
-        description: Port number.
-        type: int
-        required: true
-      unit:
-        description: Name of the M(sparerig.llm.container_unit) that is to have it.
-        type: str
-        required: true
   secrets:
     description: Secrets by the names of the options that give them; each has to fit on one line.
     type: dict
@@ -60,10 +50,8 @@ EXAMPLES = r"""
     disk:
       - path: /var/lib/docker
         min_free_gib: 20
-    ports:
-      - address: 127.0.0.1
-        port: 8080
-        unit: sparerig-open-webui
+    unit: sparerig-open-webui
+    published_ports: ["127.0.0.1:8080:8080"]
 """
 
 RETURN = r"""
@@ -104,9 +92,10 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._container_unit import (
+from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
     CONFIG_DIR,
     OptionError,
+    Port,
     check_env,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host import (
@@ -142,6 +131,15 @@ def check_docker(kind: str) -> Check:
     )
 
 
+def check_published(text: str, unit: str) -> Check:
+    """Look at one port to be published, and at how it is written."""
+    try:
+        port = Port.parse(text)
+    except OptionError as error:
+        return Check("port", "fail", "address:host_port:container_port", text, f"{error}.")
+    return check_port(port.address, port.host_port, f"{CONFIG_DIR}/{unit}.json")
+
+
 def check_secret(name: str, value: str) -> Check:
     """Refuse a secret that an env file cannot hold, without showing it."""
     try:
@@ -171,18 +169,11 @@ def main() -> None:
                     "min_free_gib": {"type": "float", "required": True},
                 },
             },
-            "ports": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "address": {"type": "str", "required": True},
-                    "port": {"type": "int", "required": True},
-                    "unit": {"type": "str", "required": True},
-                },
-            },
+            "unit": {"type": "str"},
+            "published_ports": {"type": "list", "elements": "str", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
         },
+        required_by={"published_ports": ["unit"]},
         supports_check_mode=True,
     )
     kind = docker_kind()
@@ -190,8 +181,7 @@ def main() -> None:
     checks = [check_system(os_release, platform.machine()), check_docker(kind)]
     checks += [check_disk(entry["path"], entry["min_free_gib"]) for entry in module.params["disk"]]
     checks += [
-        check_port(entry["address"], entry["port"], f"{CONFIG_DIR}/{entry['unit']}.json")
-        for entry in module.params["ports"]
+        check_published(text, module.params["unit"]) for text in module.params["published_ports"]
     ]
     checks += [
         check_secret(name, "" if value is None else str(value))

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the options of ``container_unit`` to the files that make the unit.
+"""From the options of ``container_service`` to the files that make the unit.
 
 PRIVATE to this collection. Pure: nothing here touches the host.
 """
@@ -16,12 +16,13 @@ import secrets as random_secrets
 import typing as t
 
 CONFIG_DIR = "/etc/sparerig"
-LIBRARY = "/usr/local/lib/sparerig/supervisor.py"
+LIBRARY_DIR = "/usr/local/lib/sparerig"
+SUPERVISOR = f"{LIBRARY_DIR}/supervisor.py"
 RUNTIME_DIR = "/run/sparerig"
 UNIT_DIR = "/etc/systemd/system"
 
 UNIT = """\
-# Managed by Ansible (sparerig.llm.container_unit). What it runs stands in {config}
+# Managed by Ansible (sparerig.llm.container_service). What it runs stands in {config}
 [Unit]
 Description={description}
 Documentation=https://github.com/sparerig/sparerig.llm
@@ -35,7 +36,7 @@ StartLimitBurst=10
 # Ready is said by the supervisor, when the service in the container has answered.
 Type=notify
 NotifyAccess=main
-ExecStart=/usr/bin/python3 {library} {config}
+ExecStart=/usr/bin/python3 {supervisor} {config}
 # For the day the supervisor itself is killed.
 ExecStopPost=-/usr/bin/env docker rm --force {name}
 Restart=always
@@ -120,7 +121,7 @@ class Spec:
     after: list[str]
     stop_timeout: int
     probe: dict[str, t.Any]
-    known_failures: list[dict[str, str]]
+    explain: str | None
 
     @property
     def config_file(self) -> str:
@@ -149,7 +150,7 @@ class Spec:
 
     def files(self) -> list[str]:
         """Return what the container is made from: a change in any of them means a restart."""
-        return [LIBRARY, self.config_file, self.env_file, self.secrets_file, self.unit_file]
+        return [SUPERVISOR, self.config_file, self.env_file, self.secrets_file, self.unit_file]
 
 
 def check_env(option: str, values: dict[str, str]) -> None:
@@ -174,7 +175,7 @@ def parse_env(text: str) -> dict[str, str]:
 
 def render_env(values: dict[str, str]) -> str:
     """Write an env file as ``docker run --env-file`` reads it."""
-    lines = ["# Managed by Ansible (sparerig.llm.container_unit)"]
+    lines = ["# Managed by Ansible (sparerig.llm.container_service)"]
     return "\n".join([*lines, *(f"{key}={values[key]}" for key in sorted(values))]) + "\n"
 
 
@@ -192,7 +193,7 @@ def render_unit(spec: Spec) -> str:
         name=spec.name,
         description=spec.description,
         config=spec.config_file,
-        library=LIBRARY,
+        supervisor=SUPERVISOR,
         after="".join(f" {unit}" for unit in spec.after),
         # The supervisor ends a start that takes too long, and says why; systemd is the second net.
         start_timeout=int(spec.probe["start_deadline"]) + 120,
@@ -224,6 +225,6 @@ def render_config(spec: Spec, image_id: str) -> str:
         "secrets_file": spec.secrets_file,
         "files": spec.files(),
         "fingerprint_file": spec.fingerprint_file,
-        "known_failures": spec.known_failures,
+        "explain": spec.explain,
     }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: container_unit
+module: container_service
 short_description: Run a Docker container as a systemd service that is active only while it answers
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
@@ -164,7 +164,7 @@ options:
 
 EXAMPLES = r"""
 - name: Serve a page on the loopback interface
-  sparerig.llm.container_unit:
+  sparerig.llm.container_service:
     name: whoami
     image: docker.io/traefik/whoami:v1.11.0
     published_ports: ["127.0.0.1:8081:80"]
@@ -173,7 +173,7 @@ EXAMPLES = r"""
       path: /health
 
 - name: Take it away again
-  sparerig.llm.container_unit:
+  sparerig.llm.container_service:
     name: whoami
     state: absent
 """
@@ -213,9 +213,10 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _supervisor
-from ansible_collections.sparerig.llm.plugins.module_utils._container_unit import (
-    LIBRARY,
+from ansible_collections.sparerig.llm.plugins.module_utils import _supervisor, _vllm_log
+from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
+    LIBRARY_DIR,
+    SUPERVISOR,
     Network,
     OptionError,
     Port,
@@ -240,7 +241,7 @@ def read(path: str) -> str | None:
         return None
 
 
-class ContainerUnit:
+class ContainerService:
     """Brings the host to what the options say."""
 
     def __init__(self, module: AnsibleModule, spec: Spec) -> None:
@@ -401,7 +402,8 @@ class ContainerUnit:
             self.ensure_network(network)
         secrets = settle_secrets(secrets_wanted, parse_env(read(spec.secrets_file) or ""))
         files = {
-            LIBRARY: inspect.getsource(_supervisor),
+            SUPERVISOR: inspect.getsource(_supervisor),
+            f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(_vllm_log),
             spec.config_file: render_config(spec, image_id),
             spec.env_file: render_env(spec.env),
             spec.secrets_file: render_env(secrets),
@@ -540,11 +542,11 @@ def main() -> None:
             after=given["after"],
             stop_timeout=given["stop_timeout"],
             probe=given["probe"] or {},
-            known_failures=[],
+            explain=given["explain"],
         )
     except OptionError as error:
         module.fail_json(msg=str(error))
-    unit = ContainerUnit(module, spec)
+    unit = ContainerService(module, spec)
     if given["state"] == "absent":
         unit.absent()
     else:
