@@ -371,9 +371,9 @@ class ContainerService:
         """Give Ansible's diff mode the files before and after, secrets as names only."""
         if not self.module._diff:
             return
-        hidden = self.spec.secrets_file
-        before = {path: read(path) or "" for path in files}
-        after = dict(files)
+        hidden, own = self.spec.secrets_file, self.spec.files()[1:]
+        before = {path: read(path) or "" for path in own}
+        after = {path: files[path] for path in own}
         old = parse_env(before[hidden])
         before[hidden] = "".join(f"{name}=(secret)\n" for name in sorted(old))
         after[hidden] = "".join(
@@ -387,7 +387,7 @@ class ContainerService:
                 "before": before[path],
                 "after": after[path],
             }
-            for path in files
+            for path in own
             if before[path] != after[path]
         ]
 
@@ -447,7 +447,7 @@ class ContainerService:
                 "journalctl", "--unit", self.unit, "--lines=40", "--output=cat"
             )
             self.fail(
-                f"{self.unit} did not start: {said} "
+                f"{self.unit} did not start: {said.rstrip('.')}. "
                 f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
                 journal=journal.splitlines(),
             )

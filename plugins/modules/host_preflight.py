@@ -33,6 +33,7 @@ options:
   unit:
     description: Name of the M(sparerig.llm.container_service) that is to have the O(published_ports).
     type: str
+    default: ""
   published_ports:
     description: Ports that have to be free, or already that unit's, each as C(address:host_port:container_port).
     type: list
@@ -169,11 +170,10 @@ def main() -> None:
                     "min_free_gib": {"type": "float", "required": True},
                 },
             },
-            "unit": {"type": "str"},
+            "unit": {"type": "str", "default": ""},
             "published_ports": {"type": "list", "elements": "str", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
         },
-        required_by={"published_ports": ["unit"]},
         supports_check_mode=True,
     )
     kind = docker_kind()
