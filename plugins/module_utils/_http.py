@@ -167,16 +167,16 @@ class Answer:
     content_type: str
     body: bytes
 
-    def json(self, where: str) -> t.Any:
-        """Parse the body as JSON."""
+    def json(self, where: str) -> object:
+        """Parse the body as JSON; what is in it is for the caller to check."""
         if self.content_type != "application/json":
             raise WrongContentTypeError(
                 f"{where} answers with content type '{self.content_type or 'none'}'"
                 f" instead of JSON: {shorten(self.body)!r}"
             )
         try:
-            return json.loads(self.body)
-        except ValueError as exc:
+            return t.cast("object", json.loads(self.body))
+        except (ValueError, RecursionError) as exc:
             raise InvalidJsonError(
                 f"{where} answers with invalid JSON ({exc}): {shorten(self.body)!r}"
             ) from None
@@ -205,11 +205,11 @@ class Client:
         """Fetch a path; any status but 2xx is an error."""
         return self._expect_ok(path, self.get(path, deadline))
 
-    def get_json(self, path: str, deadline: Deadline) -> t.Any:
+    def get_json(self, path: str, deadline: Deadline) -> object:
         """Fetch a path that answers with JSON."""
         return self.get_ok(path, deadline).json(self.where(path))
 
-    def post_json(self, path: str, payload: Mapping[str, t.Any], deadline: Deadline) -> t.Any:
+    def post_json(self, path: str, payload: Mapping[str, t.Any], deadline: Deadline) -> object:
         """Send JSON to a path that answers with JSON."""
         with self._exchange("POST", path, payload, deadline) as exchange:
             answer = exchange.whole()
@@ -285,21 +285,22 @@ class _Exchange:
         connection.request(method, parts.path.rstrip("/") + self._path, body, headers)
         self._response = connection.getresponse()
         self.status = self._response.status
-        self.content_type = self._response.getheader("Content-Type", "").partition(";")[0].strip()
+        content_type = self._response.getheader("Content-Type", "").partition(";")[0]
+        self.content_type = content_type.strip().lower()
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives."""
         response = t.cast("http.client.HTTPResponse", self._response)
-        size = 0
-        while piece := response.read1(_PIECE):
+        length, size = response.length, 0  # read1 itself heeds the length in newer Pythons only
+        while size != length and (piece := response.read1(_PIECE)):
             size += len(piece)
             if size > self._client.max_bytes:
                 raise TooLargeError(
                     f"{self._where} answers with more than {self._client.max_bytes} bytes"
                 )
             yield piece
-        if response.length:  # read1, unlike read, does not mind an early end
-            raise TruncatedError(f"{self._where} ends {response.length} bytes too early")
+        if length is not None and size < length:
+            raise TruncatedError(f"{self._where} ends after {size} of {length} bytes")
 
     def whole(self) -> Answer:
         """Read the rest of the body."""
@@ -310,32 +311,25 @@ class _Exchange:
         if self._response is not None:
             self._response.close()
         if self._socket is not None:
-            self._socket.close()
+            self._socket.shut()
 
     @contextmanager
     def named_failures(self) -> Iterator[None]:
         """Give each way to fail its name."""
         where = self._where
-        seconds = f"{self._deadline.seconds:g} s"
         try:
             yield
         except TimeoutError:
-            if self._socket is None:
-                raise ConnectTimeoutError(f"No connection to {where} within {seconds}") from None
-            if not self._socket.received:
-                raise NoAnswerError(f"{where} gave no answer within {seconds}") from None
-            raise StalledError(
-                f"{where} began to answer and had not finished after {seconds}"
-            ) from None
+            raise self._timed_out() from None
         except ssl.SSLError as exc:
             raise TlsError(f"No trusted connection to {where}: {exc}") from None
-        except socket.gaierror as exc:
-            raise NameNotFoundError(f"The host of {where} is not known: {exc.strerror}") from None
+        except (socket.gaierror, UnicodeError) as exc:
+            raise NameNotFoundError(f"The host of {where} is not known: {exc}") from None
         except ConnectionRefusedError:
             raise RefusedError(f"Nothing listens at {where}") from None
         except http.client.IncompleteRead as exc:
             raise TruncatedError(f"{where} ends before its end: {exc}") from None
-        except (ConnectionError, http.client.RemoteDisconnected):
+        except ConnectionError:
             when = "in the middle of" if self._response else "before"
             raise ResetError(f"{where} broke the connection off {when} its answer") from None
         except http.client.HTTPException as exc:
@@ -344,6 +338,15 @@ class _Exchange:
             ) from None
         except OSError as exc:
             raise UnreachableError(f"No way to {where}: {exc.strerror or exc}") from None
+
+    def _timed_out(self) -> HttpError:
+        """Name a timeout by how far the exchange had come."""
+        seconds = f"{self._deadline.seconds:g} s"
+        if self._socket is None:
+            return ConnectTimeoutError(f"No connection to {self._where} within {seconds}")
+        if not self._socket.received:
+            return NoAnswerError(f"{self._where} gave no answer within {seconds}")
+        return StalledError(f"{self._where} began to answer and had not finished after {seconds}")
 
 
 class _DeadlineSocket:
@@ -368,6 +371,9 @@ class _DeadlineSocket:
         return size
 
     def close(self) -> None:
+        """Do nothing: http.client closes its socket before it has read the answer."""
+
+    def shut(self) -> None:
         self._sock.close()
 
 
@@ -381,8 +387,8 @@ class _DeadlineReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: t.Any) -> int:
-        return self._source.receive_into(memoryview(buffer))
+    def readinto(self, buffer: object) -> int:
+        return self._source.receive_into(memoryview(t.cast("bytearray", buffer)))
 
 
 def _connect(host: str, port: int, netns_pid: int | None, deadline: Deadline) -> socket.socket:
@@ -398,8 +404,8 @@ def _connect(host: str, port: int, netns_pid: int | None, deadline: Deadline) ->
             if netns_pid is not None:
                 _enter_network_of(netns_pid)
             result.append(socket.create_connection((host, port), timeout=deadline.left()))
-        except Exception as exc:  # noqa: BLE001 - raised again in the thread that waits
-            result.append(exc)
+        except (OSError, UnicodeError, HttpError) as exc:
+            result.append(exc)  # and raised again in the thread that waits
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
@@ -449,7 +455,7 @@ def server_message(body: bytes) -> str:
     """Find the sentence in an error answer: OpenAI's shape, FastAPI's, or the text itself."""
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return shorten(re.sub(r"<[^>]*>", " ", body.decode(errors="replace")))
     for key in ("error", "detail", "message"):
         if isinstance(said, dict) and said.get(key):
