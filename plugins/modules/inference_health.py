@@ -148,14 +148,14 @@ EXAMPLES = r"""
 - name: Verify the server on this PC, in the network of its container
   sparerig.llm.inference_health:
     container: sparerig-vllm
-    api_key_file: /etc/sparerig/vllm.env
+    api_key_file: /etc/sparerig/sparerig-vllm.secrets.env
     model: llama-3-8b-instruct
     gpu: required
 
 - name: Verify that it is as planned and fast enough
   sparerig.llm.inference_health:
     container: sparerig-vllm
-    api_key_file: /etc/sparerig/vllm.env
+    api_key_file: /etc/sparerig/sparerig-vllm.secrets.env
     gpu: required
     gpus: ["0"]
     max_other_mib: 600
@@ -167,10 +167,10 @@ EXAMPLES = r"""
 - name: Verify the page as well, as the first admin sees it
   sparerig.llm.inference_health:
     container: sparerig-vllm
-    api_key_file: /etc/sparerig/vllm.env
-    web_url: http://127.0.0.1:3000
+    api_key_file: /etc/sparerig/sparerig-vllm.secrets.env
+    web_url: http://127.0.0.1:8080
     web_email: admin@example.com
-    web_password_file: /etc/sparerig/open-webui.env
+    web_password_file: /etc/sparerig/sparerig-open-webui.secrets.env
 
 - name: Look without failing
   sparerig.llm.inference_health:
