@@ -74,6 +74,9 @@ checks:
     seen:
       description: What is there.
       type: str
+    failure:
+      description: Name of a known failure, if it is one.
+      type: str
     cause:
       description: Why it is not right.
       type: str
@@ -99,8 +102,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
     Port,
     check_env,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host import (
-    Check,
     check_disk,
     check_port,
     check_system,
@@ -127,8 +130,8 @@ def check_docker(kind: str) -> Check:
         "fail",
         "none, or installed from a package",
         "the docker snap",
-        "Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
-        "`sudo snap remove docker` (its containers and images go with it), then run again.",
+        cause="Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
+        mend="`sudo snap remove docker` (its containers and images go with it), then run again.",
     )
 
 
@@ -137,7 +140,7 @@ def check_published(text: str, unit: str) -> Check:
     try:
         port = Port.parse(text)
     except OptionError as error:
-        return Check("port", "fail", "address:host_port:container_port", text, f"{error}.")
+        return Check("port", "fail", "address:host_port:container_port", text, cause=f"{error}.")
     return check_port(port.address, port.host_port, f"{CONFIG_DIR}/{unit}.json")
 
 
@@ -151,8 +154,8 @@ def check_secret(name: str, value: str) -> Check:
             "fail",
             "one line",
             "more than one line",
-            f"{name} has a line break in its value, often a stray one at its end.",
-            "Give the value on one line (in YAML, not after | or >).",
+            cause=f"{name} has a line break in its value, often a stray one at its end.",
+            mend="Give the value on one line (in YAML, not after | or >).",
         )
     return Check(f"secret {name}", "pass", "one line", "one line" if value else "left to the host")
 
