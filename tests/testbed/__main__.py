@@ -13,6 +13,7 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
 from docker.errors import DockerException
+
 from testbed import engine, hosts, images, locks, model, registry
 from testbed.machine import only_run
 from testbed.progress import TestbedError, say, step
@@ -22,8 +23,8 @@ from testbed.settings import (
     DEMO_HOST,
     LABEL,
     OPEN_WEBUI,
-    RELEASES,
     REGISTRY_ADDRESS,
+    RELEASES,
     SERVICES,
     VLLM,
     Service,
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         name: str,
         does: str,
         action: t.Callable[[argparse.Namespace], None],
-        group: t.Any = verbs,  # noqa: ANN401 - argparse keeps this type to itself
+        group: t.Any = verbs,
     ) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = group.add_parser(name, help=does, description=does)
         added.set_defaults(action=action)
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def answer(result: t.Any) -> None:  # noqa: ANN401 - whatever JSON can say
+def answer(result: t.Any) -> None:
     """Print a result to standard output, apart from the progress."""
     print(result if isinstance(result, str) else json.dumps(result, indent=2))  # noqa: T201
 
