@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import sys
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -39,19 +41,31 @@ IMAGES_FILE = CACHE / "images.json"
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says."""
     options = parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
-        with only_run():
-            options.action(options)
+        if options.action is host_list:
+            host_list(options)
+        else:
+            with only_run():
+                options.action(options)
     except TestbedError as error:
         say(f"FAILED: {error}")
         return 1
     except DockerException as error:
         say(f"FAILED: the Docker engine says: {error}")
         return 1
-    except KeyboardInterrupt:
-        say("Stopped. What was finished is kept: the same command goes on from here.")
-        return 130
     return 0
+
+
+def stop(number: int, _frame: object) -> t.NoReturn:
+    """Stop at once on Ctrl-C: end the builds under way and wait for no thread."""
+    say("Stopped. What was finished is kept: the same command goes on from here.")
+    client = engine.connect()
+    if client is not None:
+        for container in client.containers.list(filters={"label": f"{LABEL}=build"}):
+            container.remove(force=True, v=True)
+    os._exit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +121,7 @@ def say_engine() -> None:
 def up(options: argparse.Namespace) -> None:
     """Make everything, the slow parts side by side."""
     client = engine.ensure()
+    registry.network(client)
     with ThreadPoolExecutor(max_workers=2) as pool:
         # The host and the services share nothing but the engine.
         demo = pool.submit(hosts.up, client, DEMO_HOST, DEFAULT_RELEASE, options.page_port)
