@@ -21,3 +21,15 @@ help: ## Say what can be made
 lock: ## Renew requirements-dev.txt from requirements-dev.in
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --requirement requirements-dev.in
 	{ echo "# Made by \`make lock\` from requirements-dev.in: do not edit."; $(BIN)/pip freeze; } > requirements-dev.txt
+
+.PHONY: testbed
+testbed: .venv ## Make test host, registry, images and tiny model (docs/testbed.md)
+	$(BIN)/python -m testbed up
+
+.PHONY: demo-host
+demo-host: .venv ## Make the demo's host alone, or see to it that it runs
+	$(BIN)/python -m testbed host up demo
+
+.PHONY: demo-down
+demo-down: .venv ## Remove every trace of demo and test hosts
+	$(BIN)/python -m testbed down
