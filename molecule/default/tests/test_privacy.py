@@ -80,7 +80,7 @@ def test_a_secret_shows_nowhere(rig: Rig, unit: str, name: str) -> None:
         "the command lines": "ps -eww -o args",
         "the units": "sh -c 'systemctl cat sparerig-* --no-pager; systemctl show sparerig-*'",
         "the journal": "journalctl --no-pager --output export",
-        "files that others may read": "find /etc /run /usr/local /var/lib/sparerig /tmp "
+        "files that others may read": "find /etc /run/sparerig /usr/local /var/lib/sparerig "
         "-xdev -type f -perm /o+r -exec cat {} +",
     }
     for place, command in places.items():
