@@ -52,11 +52,18 @@ class Rig:
         routes = json.loads(self.host.check_output("ip -json route get 192.0.2.1"))
         return str(routes[0]["prefsrc"])
 
-    def wait_until_active(self, unit: str, seconds: int = 180) -> None:
-        """Wait for a unit to be ready again; show its journal when it is not."""
+    def container(self, unit: str) -> str:
+        """Return the id of the container that a unit runs; empty when there is none."""
+        template = "{{.Id}}"
+        return str(
+            self.host.run(f"sudo docker inspect --format '{template}' {unit}").stdout
+        ).strip()
+
+    def wait_until_active(self, unit: str, *, but_not: str = "", seconds: int = 180) -> None:
+        """Wait for a unit to be ready, with another container; show its journal if it is not."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.show(unit, "ActiveState") == "active":
+            if self.show(unit, "ActiveState") == "active" and self.container(unit) != but_not:
                 return
             time.sleep(1)
         pytest.fail(f"{unit} was not active after {seconds} s:\n{self.journal(unit)[-4000:]}")
@@ -64,7 +71,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(host: Host) -> Rig:
-    """The host under test."""
+    """Return the host under test."""
     return Rig(host)
 
 

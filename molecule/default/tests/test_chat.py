@@ -23,7 +23,7 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def admin(rig: Rig) -> tuple[str, dict[str, str]]:
-    """The page's address, and the headers of its signed-in administrator."""
+    """Return the page's address, and the headers of its signed-in administrator."""
     url = f"http://{rig.address}:8080"
     account = {
         "email": "admin@localhost.localdomain",

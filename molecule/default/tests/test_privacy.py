@@ -56,16 +56,13 @@ def test_no_other_container_reaches_the_engine(rig: Rig) -> None:
 
 def test_nothing_but_ssh_and_the_page_listens(rig: Rig) -> None:
     listening = rig.root("ss --listening --tcp --numeric --no-header")
-    ports = {
-        line.split()[3].rsplit(":", 1)[1]
-        for line in listening.splitlines()
-        if "127.0.0." not in line
-    }
+    sockets = (line.split()[3] for line in listening.splitlines())
+    ports = {socket.rsplit(":", 1)[1] for socket in sockets if not socket.startswith("127.")}
     assert ports == {"22", "8080"}
 
 
 def test_the_page_cannot_reach_beyond_the_host(rig: Rig) -> None:
-    """Not the internet (here: the registry, which the host itself does reach), nor a name server."""
+    """Neither the registry, which stands in for the internet, nor a name server."""
     reach = 'import urllib.request as u; print(u.urlopen("http://%s:5000/v2/", timeout=5).status)'
     registry = rig.host.check_output("getent hosts registry").split()[0]
     assert rig.host.check_output(f"python3 -c '{reach % registry}'") == "200"
@@ -83,7 +80,8 @@ def test_a_secret_shows_nowhere(rig: Rig, unit: str, name: str) -> None:
         "the command lines": "ps -eww -o args",
         "the units": "sh -c 'systemctl cat sparerig-* --no-pager; systemctl show sparerig-*'",
         "the journal": "journalctl --no-pager --output export",
-        "files that others may read": "find /etc /run /usr/local /var/lib/sparerig /tmp -xdev -type f -perm /o+r -exec cat {} +",
+        "files that others may read": "find /etc /run /usr/local /var/lib/sparerig /tmp "
+        "-xdev -type f -perm /o+r -exec cat {} +",
     }
     for place, command in places.items():
         # Not grep: its own command line would show the secret.
