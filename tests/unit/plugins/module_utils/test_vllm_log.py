@@ -310,7 +310,7 @@ def test_the_supervisor_can_import_it_without_ansible() -> None:
         "print(module.explain('No available memory for the cache blocks').id);"
         "print([name for name in sys.modules if 'ansible' in name])"
     )
-    said = subprocess.run(  # noqa: S603
+    said = subprocess.run(
         [sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True
     )
     assert said.stdout.splitlines() == ["no-room-for-kv-cache", "[]"]
