@@ -324,6 +324,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._http import Client, 
 from ansible_collections.sparerig.llm.plugins.module_utils._local import Host, LocalHost
 
 _LONGEST_READ = 20.0  # seconds for one question to the driver or to Docker
+_SPENT = "the checks before it used up the deadline"
 _POSITIVE = (
     "deadline",
     "max_tokens",
@@ -406,7 +407,8 @@ def check_everything(
     deadline = Deadline(params["deadline"])
 
     def patience() -> float:
-        return 0.1 if deadline.spent else min(deadline.left(), _LONGEST_READ)
+        """Leave most of the deadline to the checks that follow."""
+        return 0.1 if deadline.spent else min(deadline.left() / 3, _LONGEST_READ)
 
     container: Container | None = None
     if params["container"]:
@@ -445,6 +447,8 @@ def check_everything(
     if params["container"] and container is None:
         facts = ApiFacts()
         evidence.skip(api_checks(client, api), "container failed")
+    elif deadline.spent:
+        evidence.skip(api_checks(client, api), _SPENT)
     else:
         facts = check_api(client, api, evidence, deadline)
 
@@ -456,7 +460,7 @@ def check_everything(
         web = Client(params["web_url"], validate_certs=params["validate_certs"])
         model = params["model"] or facts.model
         if deadline.spent:
-            evidence.skip(web_checks(account), "the checks before it used up the deadline")
+            evidence.skip(web_checks(account), _SPENT)
         else:
             web_version = check_web(web, account, model, evidence, deadline)
 
