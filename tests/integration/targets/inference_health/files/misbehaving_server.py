@@ -191,6 +191,23 @@ class Handler(BaseHTTPRequestHandler):
         """Have lost the engine behind the API."""
         return path == "/health" and self.json({"detail": "engine dead"}, 503)
 
+    def fault_reset_version(self, path: str) -> bool:
+        """Break off where the version is asked."""
+        return path == "/version" and self.reset()
+
+    def fault_closed_oddly(self, path: str) -> bool:
+        """Turn people without a key away in words of its own."""
+        return path == "/v1/models" and not self.authorized() and self.json({"error": "who?"}, 418)
+
+    def fault_late_key(self, path: str) -> bool:
+        """Find only later that the key is wrong."""
+        return self.completes(path) and self.json({"error": "Unauthorized"}, 401)
+
+    def fault_one_token(self, path: str) -> bool:
+        """Say one word."""
+        usage = {"choices": [], "usage": {"completion_tokens": 1}}
+        return self.completes(path) and self.stream(path, usage, "[DONE]")
+
     def fault_error(self, path: str) -> bool:
         """Fail inside."""
         return path == "/v1/models" and self.json({"error": {"message": "out of order"}}, 500)
@@ -384,6 +401,14 @@ class Handler(BaseHTTPRequestHandler):
     def fault_web_no_model(self, path: str) -> bool:
         """Have lost the engine."""
         return path == "/api/models" and self.models([])
+
+    def fault_web_other_model(self, path: str) -> bool:
+        """Know another engine."""
+        return path == "/api/models" and self.models([{"id": "other"}])
+
+    def fault_web_broken(self, path: str) -> bool:
+        """Fail inside when somebody signs in."""
+        return path == "/api/v1/auths/signin" and self.json({"detail": "out of order"}, 500)
 
     def fault_web_no_token(self, path: str) -> bool:
         """Sign people in and give them nothing for it."""
