@@ -90,6 +90,14 @@ class Evidence:
         """Note checks that were not made."""
         self._checks += [Check(name, "skipped", cause=cause) for name in names]
 
+    def report(self) -> list[str]:
+        """Return a line for each check, for people."""
+        width = max((len(check.name) for check in self._checks), default=0)
+        return [
+            f"{check.status:<7}  {check.name:<{width}}  {check.seen or check.cause}".rstrip()
+            for check in self._checks
+        ]
+
     def message(self) -> str:
         """Say in one paragraph what failed first, why, and what mends it."""
         check = self.first_failure

@@ -25,6 +25,7 @@ options:
     description:
       - Address of the vLLM server, C(http) or C(https), without C(/v1).
       - With O(container) this is an address as seen from inside that container.
+      - An empty string leaves the API out, on a host that has the page only.
     type: str
     default: http://127.0.0.1:8000
   container:
@@ -223,6 +224,13 @@ checks:
       description: The command that mends it, or that shows more. Empty unless RV(checks[].status) is V(fail).
       type: str
       returned: always
+report:
+  description: The checks in plain lines, for people to read.
+  returned: always
+  type: list
+  elements: str
+  sample:
+    - "pass     completion  64 tokens, finish reason length"
 failure:
   description: Stable name of the first failure. Empty when there was none.
   returned: always
@@ -351,7 +359,7 @@ def check_options(params: dict[str, t.Any]) -> None:
         if params[name] is not None and not params[name] >= 0:
             raise OptionError(f"{name} is {params[name]}: it must be 0 or more")
     for name in ("endpoint", "web_url"):
-        if params[name] is not None:
+        if params[name]:
             check_url(name, params[name])
     if params["web_email"] and not (params["web_password"] or params["web_password_file"]):
         raise OptionError("web_email is set: web_password or web_password_file is needed with it")
@@ -439,12 +447,15 @@ def check_everything(
         min_tokens_per_second=params["min_tokens_per_second"],
     )
     client = Client(
-        params["endpoint"],
+        params["endpoint"] or "http://127.0.0.1",
         key=key,
         netns_pid=container.pid if container else None,
         validate_certs=params["validate_certs"],
     )
-    if params["container"] and container is None:
+    if not params["endpoint"]:
+        facts = ApiFacts()
+        evidence.skip(api_checks(client, api), "no endpoint was given")
+    elif params["container"] and container is None:
         facts = ApiFacts()
         evidence.skip(api_checks(client, api), "container failed")
     elif deadline.spent:
@@ -579,7 +590,11 @@ def main() -> None:
     )
     result = check_everything(params, host, key, password, evidence)
     failure = evidence.first_failure
-    result |= {"checks": evidence.checks, "failure": failure.failure if failure else ""}
+    result |= {
+        "checks": evidence.checks,
+        "report": evidence.report(),
+        "failure": failure.failure if failure else "",
+    }
     if failure:
         module.fail_json(msg=evidence.message(), **result)
     module.exit_json(msg=evidence.message(), changed=False, **result)
