@@ -351,6 +351,16 @@ def test_second_failure_is_mentioned(ask: Ask, host: FakeHost) -> None:
     assert "(and 1 more failed: see checks)" in answer["msg"]
 
 
+def test_report_for_people(ask: Ask) -> None:
+    answer = ask("dead")
+
+    assert len(answer["report"]) == len(answer["checks"])
+    assert any(
+        line.startswith("fail") and "api_health" in line and "503" in line
+        for line in answer["report"]
+    )
+
+
 def test_unit_in_the_mending_command(ask: Ask) -> None:
     assert "systemctl restart engine-2" in ask("hung", unit="engine-2")["msg"]
 
@@ -397,6 +407,16 @@ def test_page_that_wants_no_more_sign_ins(ask: Ask, base: str) -> None:
     assert failed(answer) == []
     assert statuses(answer)["web_sign_in"] == "unknown"
     assert statuses(answer)["web_model"] == "skipped"
+
+
+def test_page_on_a_host_without_an_engine(ask: Ask, base: str) -> None:
+    web = {"web_url": f"{base}/healthy", "web_email": "a@b.c", "web_password": SERVER.SESAME}
+
+    answer = ask(endpoint="", **web)
+
+    assert failed(answer) == []
+    assert [name for name in statuses(answer) if name.startswith("api")] == []
+    assert statuses(answer)["web_model"] == "pass"
 
 
 def test_any_model_will_do_when_the_api_told_none(ask: Ask, base: str) -> None:
