@@ -332,7 +332,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._http import Client, 
 from ansible_collections.sparerig.llm.plugins.module_utils._local import Host, LocalHost
 
 _LONGEST_READ = 20.0  # seconds for one question to the driver or to Docker
-_SPENT = "the checks before it used up the deadline"
 _POSITIVE = (
     "deadline",
     "max_tokens",
@@ -435,7 +434,7 @@ def check_everything(
         if params["container"] and container is None:
             evidence.skip(api_checks(client, wants), "container failed")
         elif deadline.spent:
-            evidence.skip(api_checks(client, wants), _SPENT)
+            give_up(api_checks(client, wants), deadline, evidence)
         else:
             facts = check_api(client, wants, evidence, deadline)
     web_version = None
@@ -445,7 +444,7 @@ def check_everything(
         )
         web = Client(params["web_url"], validate_certs=params["validate_certs"])
         if deadline.spent:
-            evidence.skip(web_checks(account), _SPENT)
+            give_up(web_checks(account), deadline, evidence)
         else:
             model = params["model"] or facts.model
             web_version = check_web(web, account, model, evidence, deadline)
@@ -460,6 +459,15 @@ def check_everything(
         },
         **measured(facts),
     }
+
+
+def give_up(names: list[str], deadline: Deadline, evidence: Evidence) -> None:
+    """Leave checks out for want of time, which must not look like success."""
+    if evidence.first_failure is None:
+        expected = f"all checks within {deadline.seconds:g} s"
+        seen = f"no time left for {names[0]}"
+        evidence.failed("deadline", "deadline-spent", expected=expected, seen=seen)
+    evidence.skip(names, "the checks before it used up the deadline")
 
 
 def gpu_wants(params: dict[str, t.Any]) -> GpuWants:

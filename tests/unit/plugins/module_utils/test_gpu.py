@@ -133,6 +133,13 @@ def test_field_unknown_to_an_old_driver(gaming_pc: FakeHost) -> None:
     assert gpu.processes is None
 
 
+def test_figure_that_is_none(gaming_pc: FakeHost) -> None:
+    row = "0, Tesla K80, GPU-1, 00000000:05:00.0, 0x102D10DE, plenty, 0, 9, 3.7, 149, 26, Disabled"
+    gaming_pc.commands[QUERY] = row
+
+    assert _gpu.read(gaming_pc).gpus[0].memory_total_mib is None
+
+
 def test_mismatch_told_by_nvidia_smi(gaming_pc: FakeHost) -> None:
     complaint = (
         "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n"

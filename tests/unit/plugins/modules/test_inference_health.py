@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
+import types
 import typing as t
 from pathlib import Path
 
@@ -26,6 +28,7 @@ if t.TYPE_CHECKING:
     Ask = Callable[..., dict[str, t.Any]]
 
 SERVER = misbehaving_server()
+SHORT = {"deadline": 1.5}  # for servers that would use up any
 CONTAINER = "4f" * 32
 OTHER_CONTAINER = "5e" * 32
 QUERY = "nvidia-smi --query-gpu="
@@ -78,7 +81,7 @@ def ask(run_module: Ask, base: str, host: FakeHost) -> Ask:
     assert host is not None
 
     def ask(behaviour: str = "healthy", **options: t.Any) -> dict[str, t.Any]:
-        known = {"endpoint": f"{base}/{behaviour}", "api_key": SERVER.KEY, "deadline": 0.6}
+        known = {"endpoint": f"{base}/{behaviour}", "api_key": SERVER.KEY, "deadline": 20}
         given = {name: value for name, value in (known | options).items() if value is not None}
         return run_module(inference_health, **given)
 
@@ -225,8 +228,8 @@ def test_completion_apis(ask: Ask, api: str) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "options", "check", "failure"),
     [
-        ("silent", {}, "api_health", "api-no-answer"),
-        ("dripping", {}, "api_health", "api-stalled"),
+        ("silent", SHORT, "api_health", "api-no-answer"),
+        ("dripping", SHORT, "api_health", "api-stalled"),
         ("dead", {}, "api_health", "engine-dead"),
         ("redirect", {}, "api_health", "api-status"),
         ("not-http", {}, "api_health", "api-not-http"),
@@ -236,11 +239,11 @@ def test_completion_apis(ask: Ask, api: str) -> None:
         ("error", {}, "api_models", "api-status"),
         ("other-key", {}, "api_models", "api-key-rejected"),
         ("healthy", {"api_key": None}, "api_models", "api-key-missing"),
-        ("dripping-list", {}, "api_models", "api-stalled"),
+        ("dripping-list", SHORT, "api_models", "api-stalled"),
         ("content-type", {}, "api_models", "api-content-type"),
         ("invalid-json", {}, "api_models", "api-invalid-json"),
         ("other-json", {}, "api_models", "api-unexpected-answer"),
-        ("huge", {"deadline": 5}, "api_models", "api-too-large"),
+        ("huge", {}, "api_models", "api-too-large"),
         ("short", {}, "api_models", "api-truncated"),
         ("bad-chunks", {}, "api_models", "api-truncated"),
         ("no-models", {}, "api_models", "model-none"),
@@ -260,19 +263,19 @@ def test_completion_apis(ask: Ask, api: str) -> None:
         ("stream-of-html", {}, "completion", "api-content-type"),
         ("speechless", {}, "completion", "completion-empty"),
         ("no-chat-template", {}, "completion", "chat-template-missing"),
-        ("hung", {}, "completion", "engine-hung"),
-        ("hung-silent", {}, "completion", "engine-hung"),
-        ("stalled", {}, "completion", "api-stalled"),
-        ("never-ending", {}, "completion", "api-stalled"),
+        ("hung", SHORT, "completion", "engine-hung"),
+        ("hung-silent", SHORT, "completion", "engine-hung"),
+        ("stalled", SHORT, "completion", "api-stalled"),
+        ("never-ending", SHORT, "completion", "api-stalled"),
         (
             "slow-tokens",
-            {"max_ttft_ms": 1, "deadline": 9},
+            {"max_ttft_ms": 1},
             "time_to_first_token",
             "slow-first-token",
         ),
         (
             "slow-tokens",
-            {"min_tokens_per_second": 999, "deadline": 9},
+            {"min_tokens_per_second": 999},
             "tokens_per_second",
             "slow-tokens",
         ),
@@ -299,7 +302,7 @@ def test_api_faults(
     ],
 )
 def test_nobody_there(ask: Ask, endpoint: str, failure: str) -> None:
-    answer = ask(endpoint=endpoint, deadline=5)
+    answer = ask(endpoint=endpoint)
 
     assert failed(answer) == [("api_health", failure)]
     assert statuses(answer)["completion"] == "skipped"
@@ -318,16 +321,45 @@ def test_no_way_there(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_server_asked_for_tls(ask: Ask, base: str) -> None:
-    answer = ask(endpoint=base.replace("http", "https"), deadline=5, validate_certs=False)
+    answer = ask(endpoint=base.replace("http", "https"), validate_certs=False)
 
     assert failed(answer) == [("api_health", "api-tls")]
+
+
+@pytest.fixture
+def tls_base(base: str, tmp_path: Path) -> Iterator[str]:
+    """Start a server whose certificate nobody vouches for."""
+    assert base
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = SERVER.start()
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("validate", "failures"), [(True, [("api_health", "api-tls")]), (False, [])]
+)
+def test_certificate_that_nobody_vouches_for(
+    ask: Ask, tls_base: str, failures: list[tuple[str, str]], *, validate: bool
+) -> None:
+    answer = ask(endpoint=f"{tls_base}/healthy", validate_certs=validate)
+
+    assert failed(answer) == failures
 
 
 def test_no_connection_in_time(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     pause = threading.Event()
     monkeypatch.setattr("socket.create_connection", lambda *_a, **_k: pause.wait(30))
 
-    assert failed(ask()) == [("api_health", "api-connect-timeout")]
+    assert failed(ask(**SHORT)) == [("api_health", "api-connect-timeout")]
     pause.set()
 
 
@@ -362,7 +394,7 @@ def test_report_for_people(ask: Ask) -> None:
 
 
 def test_unit_in_the_mending_command(ask: Ask) -> None:
-    assert "systemctl restart engine-2" in ask("hung", unit="engine-2")["msg"]
+    assert "systemctl restart engine-2" in ask("hung", unit="engine-2", **SHORT)["msg"]
 
 
 # What is not: the page
@@ -372,7 +404,7 @@ def test_unit_in_the_mending_command(ask: Ask) -> None:
     ("behaviour", "options", "noticed"),
     [
         ("dead", {}, ("web_health", "web-no-page")),
-        ("silent", {}, ("web_health", "web-unreachable")),
+        ("silent", SHORT, ("web_health", "web-unreachable")),
         ("web-no-page", {}, ("web_page", "web-no-page")),
         ("web-no-config", {}, ("web_page", "web-no-page")),
         ("web-open", {}, ("web_page", "web-open")),
@@ -425,8 +457,15 @@ def test_any_model_will_do_when_the_api_told_none(ask: Ask, base: str) -> None:
     assert statuses(ask("dead", **web))["web_model"] == "pass"
 
 
-def test_spent_deadline(ask: Ask, base: str) -> None:
-    answer = ask("hung", web_url=f"{base}/healthy")
+def test_deadline_spent_before_anything_failed(ask: Ask) -> None:
+    answer = ask(deadline=1e-9)
+
+    assert failed(answer) == [("deadline", "deadline-spent")]
+    assert statuses(answer)["completion"] == "skipped"
+
+
+def test_deadline_spent_by_a_failure(ask: Ask, base: str) -> None:
+    answer = ask("hung", web_url=f"{base}/healthy", **SHORT)
 
     assert failed(answer) == [("completion", "engine-hung")]
     assert statuses(answer)["web_page"] == "skipped"
@@ -565,6 +604,10 @@ def test_driver_that_does_not_tell(ask: Ask, host: FakeHost) -> None:
 # The container
 
 
+def deny(*_args: object) -> t.NoReturn:
+    raise PermissionError
+
+
 def in_container(host: FakeHost, answer: Answer | str) -> None:
     host.commands["docker inspect"] = answer
 
@@ -590,6 +633,25 @@ def test_container_faults(
 
     assert failed(result) == [("container", failure)]
     assert statuses(result)["model"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("path", "replacement"),
+    [
+        ("ctypes.CDLL", lambda *_a, **_k: types.SimpleNamespace(setns=lambda *_a: -1)),
+        ("os.open", deny),
+    ],
+)
+def test_container_whose_network_is_closed_to_us(
+    ask: Ask, host: FakeHost, monkeypatch: pytest.MonkeyPatch, path: str, replacement: object
+) -> None:
+    in_container(host, f"{os.getpid()} {CONTAINER} running\n")
+    monkeypatch.setattr(path, replacement)
+
+    answer = ask(container="vllm")
+
+    assert failed(answer) == [("api_health", "container-network")]
+    assert "Only root can enter" in answer["msg"]
 
 
 def test_container_that_ended_meanwhile(ask: Ask, host: FakeHost) -> None:
@@ -636,8 +698,8 @@ def test_asked_from_inside_another_network(ask: Ask, host: FakeHost) -> None:
         endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}/healthy"
         in_container(host, f"{server.pid} {CONTAINER} running\n")
         try:
-            inside = ask(container="vllm", endpoint=endpoint, deadline=10)
-            outside = ask(endpoint=endpoint, deadline=10)
+            inside = ask(container="vllm", endpoint=endpoint)
+            outside = ask(endpoint=endpoint)
         finally:
             server.terminate()
 
@@ -718,7 +780,8 @@ def test_every_failure_is_known_and_used() -> None:
     code = "".join(path.read_text() for path in [*sources, Path(inference_health.__file__)])
     named = set(
         re.findall(
-            r'"((?:api|gpu|driver|engine|container|model|completion|web|slow|chat)-[a-z-]+)"', code
+            r'"((?:api|deadline|gpu|driver|engine|container|model|completion|web|slow|chat)-[a-z-]+)"',
+            code,
         )
     )
     named |= set(re.findall(r'"(context-length|kv-cache)"', code))
