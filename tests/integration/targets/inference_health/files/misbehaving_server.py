@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -60,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.text("bye")
             threading.Thread(target=self.server.shutdown).start()
             return
-        self.fault, _, rest = self.path[1:].partition("/")
+        self.fault, rest = self.path[1:].partition("/")[::2]
         path = "/" + rest
         fault = getattr(self, "fault_" + self.fault.replace("-", "_"), None)
         try:
