@@ -17,7 +17,6 @@ import json
 import re
 import sys
 import threading
-import time
 import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -80,6 +79,7 @@ class HubServer:
     """The hub and its CDN."""
 
     def __init__(self, port: int = 0) -> None:
+        """Take the ports; answer from ``__enter__`` on."""
         self.repositories: dict[str, Repository] = {}
         # Who may read what is gated or private, by token.
         self.grants: dict[str, set[str]] = {}
@@ -87,6 +87,7 @@ class HubServer:
         self.requests: list[Request] = []
         # Seconds between two chunks of 4 KiB, for tests that must meet a download half-way.
         self.pause = 0.0
+        self.stopped = threading.Event()
         self._mutex = threading.Lock()
         self._hub = _Server(("127.0.0.1", port), _HubHandler, self)
         self._cdn = _Server(("127.0.0.1", 0), _CdnHandler, self)
@@ -95,11 +96,14 @@ class HubServer:
         self.cdn_port = self._cdn.server_port
 
     def __enter__(self) -> Self:
+        """Start to answer."""
         for server in (self._hub, self._cdn):
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop, and let go of the ports."""
+        self.stopped.set()
         for server in (self._hub, self._cdn):
             server.shutdown()
             server.server_close()
@@ -121,9 +125,13 @@ class HubServer:
                     return fault
         return None
 
-    def bytes_sent(self) -> int:
-        """Return how often the content of files was asked for, to see that nothing is."""
-        return sum("/resolve/" in request.path for request in self.requests)
+    def asked_for(self, text: str) -> int:
+        """Count the requests whose path contains a text."""
+        return sum(text in request.path for request in self.requests)
+
+    def weights_sent(self) -> bool:
+        """Tell whether the CDN was asked for anything."""
+        return any(request.port == self.cdn_port for request in self.requests)
 
 
 class _Server(ThreadingHTTPServer):
@@ -138,6 +146,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     def setup(self) -> None:
@@ -147,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing: what was asked is in ``requests``."""
 
-    def do_HEAD(self) -> None:  # noqa: N802  the name is the standard library's
+    def do_HEAD(self) -> None:
         self.do_GET()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.hub.requests.append(
             Request(
                 self.server.server_port,
@@ -191,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(body), CHUNK):
                 self.wfile.write(body[start : start + CHUNK])
-                time.sleep(self.hub.pause)
+                # Not time.sleep: tests replace it to see the client's pauses.
+                self.hub.stopped.wait(self.hub.pause)
 
     def content(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer with a file, or with the range of it that was asked for."""

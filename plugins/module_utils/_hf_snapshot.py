@@ -197,6 +197,22 @@ def prune(wanted: Wanted, outcome: Outcome, *, check: bool = False) -> None:
                     store.remove(path)
 
 
+def disk_failure(error: OSError, root: Path) -> SnapshotError:
+    """Name what the disk said."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return SnapshotError(
+            "disk_full",
+            f"The disk of {root} filled up during the download: something else writes to it too. "
+            "Make room and run this again; what was fetched is kept.",
+        )
+    return SnapshotError(
+        "disk_error",
+        f"{error.filename or root}: {error.strerror}. The root must be on a disk in good order, "
+        f"to which this user may write: look with 'findmnt -T {root}' and 'dmesg | tail', and run "
+        "this with become.",
+    )
+
+
 def _check_license(wanted: Wanted, listing: Listing) -> None:
     if wanted.licenses and listing.license not in wanted.licenses:
         raise SnapshotError(
@@ -259,14 +275,6 @@ def _download(wanted: Wanted, hub: Hub, store: Store, listing: Listing, faults: 
                 progress.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        text = (
-            f"The disk of {store.folder} filled up during the download: something else writes to "
-            "it too. Make room and run this again; what was fetched is kept."
-        )
-        raise SnapshotError("disk_full", text) from error
     finally:
         progress.close("complete" if not store.still_to_come(listing, faults) else "broken off")
     store.publish(listing)

@@ -34,14 +34,18 @@ for _variable in (
     "HF_HUB_DISABLE_UPDATE_CHECK",
 ):
     os.environ[_variable] = "1"
+# What it would log of its attempts, the failure's text says once.
+os.environ["HF_HUB_VERBOSITY"] = "critical"
 try:
     from httpx2 import HTTPError
-    from huggingface_hub import HfApi, errors, hf_hub_url
+    from huggingface_hub import HfApi, constants, errors, hf_hub_url
     from huggingface_hub.file_download import http_get
 except ImportError:
     HAS_HUGGINGFACE_HUB = False
 else:
     HAS_HUGGINGFACE_HUB = True
+    # What a connection that is cut may lose: 10 MiB would be more than some lines bring in one go.
+    constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +100,11 @@ TEXTS = {
         "and proxy of the host with 'curl -I {endpoint}'. What was fetched is kept; the next run "
         "goes on from there."
     ),
+    "hub_not_a_hub": (
+        "{endpoint} answers for {subject}, but not as a Hugging Face hub does: it is another "
+        "server, or a login page of the network stands in between. Look with 'curl -i "
+        "{endpoint}/api/models/{subject}'."
+    ),
     "checksum_mismatch": (
         "{subject} arrived twice with the right size and a wrong checksum, and was thrown away. "
         "Something between {endpoint} and the disk of the host changes data: try another network, "
@@ -116,13 +125,16 @@ class Hub:
     def listing(self, repository: str, revision: str) -> Listing:
         """Resolve a revision and list its files."""
         api = HfApi(endpoint=self.endpoint, token=self._token or False)
-        info = self._patiently(
-            repository,
-            f"{repository} at revision {revision}",
-            lambda: api.model_info(
-                repository, revision=revision, files_metadata=True, timeout=TIMEOUT
-            ),
-        )
+        try:
+            info = self._patiently(
+                repository,
+                f"{repository} at revision {revision}",
+                lambda: api.model_info(
+                    repository, revision=revision, files_metadata=True, timeout=TIMEOUT
+                ),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._failure("hub_not_a_hub", repository, repository) from error
         files = {
             sibling.rfilename: FileFacts(
                 size=int(sibling.size or 0),

@@ -304,25 +304,25 @@ class Store:
 def in_use(paths: list[Path], processes: Path = Path("/proc")) -> list[Path]:
     """Return the directories that a process or a container has open or mounted."""
     used: set[Path] = set()
-    seen: set[str] = set()
     for process in processes.iterdir():
-        if not process.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            texts = [(process / "maps").read_text(errors="replace")]
-            texts += [str(link.readlink()) for link in (process / "fd").iterdir()]
-            texts.append(str((process / "cwd").readlink()))
-            namespace = str((process / "ns" / "mnt").readlink())
-            if namespace not in seen:
-                seen.add(namespace)
-                # A mount names the directory from its own file system's root: compare the end.
-                texts.append((process / "mountinfo").read_text(errors="replace"))
-            used |= {
-                path
-                for path in paths
-                if any(f"/{path.parent.name}/{path.name}" in text for text in texts)
-            }
+        if process.name.isdigit():
+            traces = "\n".join(_traces(process))
+            # A mount names a directory from the root of its own file system: compare the end.
+            used |= {path for path in paths if f"/{path.parent.name}/{path.name}" in traces}
     return sorted(used)
+
+
+def _traces(process: Path) -> Iterator[str]:
+    """Give what a process has open, mapped and mounted, as far as it still runs."""
+    for name in ("maps", "mountinfo"):
+        with contextlib.suppress(OSError):
+            yield (process / name).read_text(errors="replace")
+    links = [process / "cwd"]
+    with contextlib.suppress(OSError):
+        links += (process / "fd").iterdir()
+    for link in links:
+        with contextlib.suppress(OSError):
+            yield str(link.readlink())
 
 
 def part_of(path: Path) -> Path:

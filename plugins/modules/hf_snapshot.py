@@ -161,8 +161,8 @@ listing:
 failure:
   description:
     - The name of the failure.
-    - One of V(busy), V(checksum_mismatch), V(client_missing), V(disk_full), V(hub_file_not_found), V(hub_licence_not_accepted),
-      V(hub_offline), V(hub_rate_limited), V(hub_repository_not_found), V(hub_revision_not_found), V(hub_server_error),
+    - One of V(busy), V(checksum_mismatch), V(client_missing), V(disk_error), V(disk_full), V(hub_file_not_found), V(hub_licence_not_accepted),
+      V(hub_not_a_hub), V(hub_offline), V(hub_rate_limited), V(hub_repository_not_found), V(hub_revision_not_found), V(hub_server_error),
       V(hub_token_refused), V(hub_unreachable), V(licence_not_allowed), V(listing_invalid), V(model_refused),
       V(repository_invalid), V(revision_invalid), V(root_invalid), V(token_invalid) and V(workers_invalid).
   returned: failure
@@ -185,6 +185,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._hf_snapshot import (
     Outcome,
     Wanted,
     bring,
+    disk_failure,
     here,
     prune,
 )
@@ -291,7 +292,9 @@ def main() -> None:
         wanted = wanted_by(module.params)
         before = Store(wanted.root, wanted.repository).snapshots()
         outcome = snapshot(module, wanted)
-    except SnapshotError as error:
+    except (SnapshotError, OSError) as error:
+        if isinstance(error, OSError):
+            error = disk_failure(error, Path(module.params["root"]))
         module.fail_json(msg=str(error), failure=error.failure, **asked)
     pruned = {Path(path).name for path in outcome.pruned}
     after = sorted({*before, outcome.listing.commit} - pruned)
@@ -310,6 +313,13 @@ def main() -> None:
     if outcome.path.is_dir():
         model = inspect(outcome.path, need_chat_template=wanted.need_chat_template)
         result |= model.result()
+        if model.failures:
+            reasons = " ".join(check.sentence() for check in model.failures)
+            module.fail_json(
+                msg=f"{outcome.path} is as the hub has it, but vLLM cannot serve it. {reasons}",
+                failure="model_refused",
+                **result,
+            )
     module.exit_json(changed=outcome.changed, **result)
 
 
