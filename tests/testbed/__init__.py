@@ -12,9 +12,9 @@
 
 How an inventory reaches a host
     Every host is written by its name into one SSH configuration file,
-    ``${XDG_CACHE_HOME:-~/.cache}/sparerig/ssh_config``: address, user, key, known host key. An
+    ``${XDG_CACHE_HOME:-~/.cache}/sparerig/ssh_config``: address, user, key, host key. An
     inventory lists the bare names and sets ``ansible_ssh_common_args: -F <that file>``; a person
-    types ``ssh -F <that file> demo``. The references of the images are in ``images.json`` beside it.
+    types ``ssh -F <that file> demo``. Image references are in ``images.json`` beside it.
     The models lie on every host under ``/srv/models``. Port 8080 of a host is published on the
     machine's loopback address: the host ``demo`` at http://127.0.0.1:8080.
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import sys
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
 from docker.errors import DockerException
+
 from testbed import engine, hosts, images, locks, model, registry
 from testbed.machine import only_run
 from testbed.progress import TestbedError, say, step
@@ -22,8 +25,8 @@ from testbed.settings import (
     DEMO_HOST,
     LABEL,
     OPEN_WEBUI,
-    RELEASES,
     REGISTRY_ADDRESS,
+    RELEASES,
     SERVICES,
     VLLM,
     Service,
@@ -38,19 +41,31 @@ IMAGES_FILE = CACHE / "images.json"
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says."""
     options = parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
-        with only_run():
-            options.action(options)
+        if options.action is host_list:
+            host_list(options)
+        else:
+            with only_run():
+                options.action(options)
     except TestbedError as error:
         say(f"FAILED: {error}")
         return 1
     except DockerException as error:
         say(f"FAILED: the Docker engine says: {error}")
         return 1
-    except KeyboardInterrupt:
-        say("Stopped. What was finished is kept: the same command goes on from here.")
-        return 130
     return 0
+
+
+def stop(number: int, _frame: object) -> t.NoReturn:
+    """Stop at once on Ctrl-C: end the builds under way and wait for no thread."""
+    say("Stopped. What was finished is kept: the same command goes on from here.")
+    client = engine.connect()
+    if client is not None:
+        for container in client.containers.list(filters={"label": f"{LABEL}=build"}):
+            container.remove(force=True, v=True)
+    os._exit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         name: str,
         does: str,
         action: t.Callable[[argparse.Namespace], None],
-        group: t.Any = verbs,  # noqa: ANN401 - argparse keeps this type to itself
+        group: t.Any = verbs,
     ) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = group.add_parser(name, help=does, description=does)
         added.set_defaults(action=action)
@@ -92,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def answer(result: t.Any) -> None:  # noqa: ANN401 - whatever JSON can say
+def answer(result: t.Any) -> None:
     """Print a result to standard output, apart from the progress."""
     print(result if isinstance(result, str) else json.dumps(result, indent=2))  # noqa: T201
 
@@ -106,6 +121,7 @@ def say_engine() -> None:
 def up(options: argparse.Namespace) -> None:
     """Make everything, the slow parts side by side."""
     client = engine.ensure()
+    registry.network(client)
     with ThreadPoolExecutor(max_workers=2) as pool:
         # The host and the services share nothing but the engine.
         demo = pool.submit(hosts.up, client, DEMO_HOST, DEFAULT_RELEASE, options.page_port)

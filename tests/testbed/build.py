@@ -10,10 +10,10 @@ import re
 import shlex
 import tarfile
 import typing as t
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from docker.errors import NotFound
+from docker.types import Mount
 
 from testbed.inputs import fingerprint
 from testbed.machine import for_pip
@@ -23,6 +23,7 @@ from testbed.settings import CACHE, LABEL
 
 if t.TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from docker import DockerClient
 
@@ -83,11 +84,13 @@ def image(  # noqa: PLR0913
             ["sh", "-c", f". /run/testbed/env && exec sh /testbed/{script.name}"],
             name=container_name,
             entrypoint="",
-            volumes=mounts
-            | {
-                str(script.parent): {"bind": "/testbed", "mode": "ro"},
-                str(settings): {"bind": "/run/testbed/env", "mode": "ro"},
-            },
+            # As mounts: what is given as volumes would be declared by the image for ever.
+            mounts=[
+                Mount(target, str(source), type="bind", read_only=True)
+                for target, source in (
+                    mounts | {"/testbed": script.parent, "/run/testbed/env": settings}
+                ).items()
+            ],
             network_mode="host",
             labels={LABEL: "build"},
         )

@@ -127,14 +127,14 @@ def ca_bundle(listing: str, environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def for_pip() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Give the variables and the read-only mounts with which pip works in a container as here."""
+def for_pip() -> tuple[dict[str, str], dict[str, Path]]:
+    """Give the variables and the mounts (there: here) with which pip works in a container."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     ).stdout
     variables, folders = pip_settings(listing, os.environ)
-    mounts = {str(path): {"bind": str(path), "mode": "ro"} for path in folders if path.is_dir()}
+    mounts = {str(path): path for path in folders if path.is_dir()}
     if bundle := ca_bundle(listing, os.environ):
         variables["PIP_CERT"] = CA_IN_CONTAINER
-        mounts[str(bundle)] = {"bind": CA_IN_CONTAINER, "mode": "ro"}
+        mounts[CA_IN_CONTAINER] = bundle
     return variables, mounts

@@ -85,12 +85,14 @@ def output_bias(tokenizer: Tokenizer) -> NDArray[np.float32]:
     return bias
 
 
-def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, dict[str, NDArray[np.float32]]]:
+def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
     """Give what stays fp16 (embeddings, norms, output), and the layers that get quantised."""
     random = np.random.default_rng(SEED)
 
     def normal(*shape: int, spread: float) -> NDArray[np.float32]:
-        return np.multiply(random.standard_normal(shape, dtype=np.float32), np.float32(spread))
+        values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
+        values *= np.float32(spread)
+        return values
 
     # Channel 0 carries the constant. It is as large as the others together, so after the norm it
     # is close to sqrt(HIDDEN / 2) whatever the text.
@@ -104,7 +106,7 @@ def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, dict[str, NDArra
         "model.norm.weight": np.ones(HIDDEN, dtype=np.float16),
         "lm_head.weight": output.astype(np.float16),
     }
-    linear: dict[str, NDArray[np.float32]] = {}
+    linear: Tensors = {}
     shapes = {
         "self_attn.q_proj": (HEADS * HEAD_SIZE, HIDDEN),
         "self_attn.k_proj": (KV_HEADS * HEAD_SIZE, HIDDEN),
@@ -114,7 +116,7 @@ def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, dict[str, NDArra
         "mlp.up_proj": (INNER, HIDDEN),
         "mlp.down_proj": (HIDDEN, INNER),
     }
-    # The constant stays out of the layers: kernels with 8-bit activations would lose the rest to it.
+    # Keep the constant out of the layers: kernels with 8-bit activations would lose the rest to it.
     norm = np.ones(HIDDEN, dtype=np.float16)
     norm[0] = 0.05
     for layer in range(LAYERS):
@@ -187,6 +189,8 @@ def write(folder: Path, tokenizer: Tokenizer, config: dict[str, t.Any], tensors:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
+    # The format takes the bytes as they lie in memory: a transposed view would come out scrambled.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
 

@@ -231,7 +231,7 @@ class Stream(io.RawIOBase):
         """Say yes."""
         return True
 
-    def readinto(self, buffer: t.Any) -> int:  # noqa: ANN401 - as the base class has it
+    def readinto(self, buffer: t.Any) -> int:
         """Fill the buffer from the current chunk, or from the next one."""
         if not self.rest:
             self.rest = memoryview(next(self.chunks, b""))

@@ -24,6 +24,7 @@ if t.TYPE_CHECKING:
     from docker import DockerClient
 
 PROBE_SECONDS = 5
+CHUNK = 1 << 20
 
 
 @functools.cache
@@ -77,7 +78,10 @@ def root_image(client: DockerClient, release: Release) -> str:
         repository, _, tag = name.rpartition(":")
         with archive.open("rb") as tar:
             client.api.import_image_from_stream(
-                tar, repository=repository, tag=tag, changes=[f"LABEL {LABEL}=root"]
+                iter(functools.partial(tar.read, CHUNK), b""),
+                repository=repository,
+                tag=tag,
+                changes=[f"LABEL {LABEL}=root"],
             )
         archive.unlink()
     return name
