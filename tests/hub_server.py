@@ -5,7 +5,7 @@
 
 It speaks the calls of a download: the listing of a revision with sizes and hashes, and the files,
 large ones by redirect to a second server on another port, as the hub sends them to its CDN.
-``python tests/hub_server.py PORT`` serves one small model until it is stopped.
+``python tests/hub_server.py`` serves some small models until somebody asks for ``/quit``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 import threading
@@ -21,7 +22,7 @@ import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from model_files import model_files
+from model_files import changed, model_files
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,7 +79,7 @@ def commit_of(files: Mapping[str, bytes]) -> str:
 class HubServer:
     """The hub and its CDN."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self) -> None:
         """Take the ports; answer from ``__enter__`` on."""
         self.repositories: dict[str, Repository] = {}
         # Who may read what is gated or private, by token.
@@ -89,7 +90,7 @@ class HubServer:
         self.pause = 0.0
         self.stopped = threading.Event()
         self._mutex = threading.Lock()
-        self._hub = _Server(("127.0.0.1", port), _HubHandler, self)
+        self._hub = _Server(("127.0.0.1", 0), _HubHandler, self)
         self._cdn = _Server(("127.0.0.1", 0), _CdnHandler, self)
         self.url = f"http://127.0.0.1:{self._hub.server_port}"
         self.cdn_url = f"http://127.0.0.1:{self._cdn.server_port}"
@@ -225,6 +226,9 @@ class _HubHandler(_Handler):
             self.serve_listing(api[1], api[2] or "main")
         elif file:
             self.serve_file(file[1], file[2], file[3])
+        elif path == "/quit":
+            self.answer(200)
+            self.hub.stopped.set()
         else:
             self.refuse(404, "", "no such page")
 
@@ -327,11 +331,25 @@ def running(files: Mapping[str, bytes], name: str = "example/model") -> Iterator
 
 
 def main() -> None:
-    """Serve one small model until stopped, for tests that are not in Python."""
-    server = HubServer(int(sys.argv[1]))
+    """Serve some small models until somebody asks for /quit, for tests that are not in Python."""
+    server = HubServer()
     server.add("example/model", model_files())
+    server.add("example/model", {**model_files(), "README.md": b"newer"}, "newer")
+    server.add("example/gated", model_files())
+    server.repositories["example/gated"].gated = True
+    ordered = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}
+    server.add("example/act-order", changed(model_files(), quantization_config=ordered))
+    sys.stdout.write(json.dumps({"url": server.url}) + "\n")
+    sys.stdout.flush()
+    if "--background" in sys.argv:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(nowhere, descriptor)
     with server:
-        threading.Event().wait()
+        server.stopped.wait()
 
 
 if __name__ == "__main__":

@@ -57,22 +57,22 @@ class Wanted:
         """Refuse what can't be meant, before the network is asked."""
         if not REPOSITORY.fullmatch(self.repository):
             raise SnapshotError(
-                "repository_invalid",
+                "repository-invalid",
                 f"{self.repository!r} is not the name of a repository: write ORGANISATION/NAME, as "
                 "in the address of the model's page.",
             )
         if not self.root.is_absolute():
             raise SnapshotError(
-                "root_invalid", f"The root {self.root} is not absolute: write it from / on."
+                "root-invalid", f"The root {self.root} is not absolute: write it from / on."
             )
         if not self.revision or self.revision != self.revision.strip():
             raise SnapshotError(
-                "revision_invalid",
+                "revision-invalid",
                 f"{self.revision!r} is not a revision: write a branch, a tag or a full commit.",
             )
         if self.listing and self.listing.repository != self.repository:
             raise SnapshotError(
-                "listing_invalid",
+                "listing-invalid",
                 f"The listing is of {self.listing.repository}, not of {self.repository}.",
             )
 
@@ -201,12 +201,12 @@ def disk_failure(error: OSError, root: Path) -> SnapshotError:
     """Name what the disk said."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return SnapshotError(
-            "disk_full",
+            "disk-full",
             f"The disk of {root} filled up during the download: something else writes to it too. "
             "Make room and run this again; what was fetched is kept.",
         )
     return SnapshotError(
-        "disk_error",
+        "disk-error",
         f"{error.filename or root}: {error.strerror}. The root must be on a disk in good order, "
         f"to which this user may write: look with 'findmnt -T {root}' and 'dmesg | tail', and run "
         "this with become.",
@@ -216,7 +216,7 @@ def disk_failure(error: OSError, root: Path) -> SnapshotError:
 def _check_license(wanted: Wanted, listing: Listing) -> None:
     if wanted.licenses and listing.license not in wanted.licenses:
         raise SnapshotError(
-            "licence_not_allowed",
+            "licence-not-allowed",
             f"{listing.repository} has the licence {listing.license or '(none given)'}, and only "
             f"{', '.join(wanted.licenses)} may be used here. Choose another model, or read the "
             "licence and add it to the option licenses.",
@@ -230,12 +230,11 @@ def _look_first(wanted: Wanted, hub: Hub, listing: Listing, directory: Path) -> 
             hub.fetch(listing, name, directory, lambda _count: None)
     sizes = {name: facts.size for name, facts in listing.files.items()}
     model = inspect(directory, to_come=sizes, need_chat_template=wanted.need_chat_template)
-    if model.failures:
-        reasons = " ".join(check.sentence() for check in model.failures)
+    if model.reasons:
         raise SnapshotError(
-            "model_refused",
+            "model-refused",
             f"vLLM cannot serve {listing.repository} at {listing.commit}, so it is not downloaded. "
-            f"{reasons}",
+            f"{model.reasons}",
         )
 
 
@@ -244,7 +243,7 @@ def _check_room(store: Store, listing: Listing, to_come: int) -> None:
     free = free_space(store.folder)
     if to_come + RESERVE > free:
         raise SnapshotError(
-            "disk_full",
+            "disk-full",
             f"{store.folder} has {size_text(free)} free, and {listing.repository} needs "
             f"{size_text(to_come)} more and {size_text(RESERVE)} to spare. See what takes the room "
             f"with 'du -xh --max-depth=2 {store.folder.parent} | sort -h | tail', remove old "

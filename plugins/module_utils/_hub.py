@@ -62,50 +62,50 @@ TOO_MANY_REQUESTS = 429
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EFBIG)
 
 TEXTS = {
-    "hub_licence_not_accepted": (
+    "hub-licence-not-accepted": (
         "The hub gives {subject} only to people who accepted the model's licence, so not to "
         "{reader}. Accept the licence at {page}, signed in; make a token with read permission at "
         "{endpoint}/settings/tokens; give it as the option token."
     ),
-    "hub_revision_not_found": (
+    "hub-revision-not-found": (
         "The hub has no {subject}: the branch or tag is misspelt, or the commit was removed. "
         "Choose one of those at {page}/commits/main."
     ),
-    "hub_file_not_found": (
+    "hub-file-not-found": (
         "The hub lists {subject}, but does not have it (HTTP {status}). Look at {page}/tree/main; "
         "a mirror may be out of step: try another endpoint."
     ),
-    "hub_repository_not_found": (
+    "hub-repository-not-found": (
         "The hub has no {subject}, or does not show it: the name is misspelt, or it is private "
         "and not for {reader}. Open {page} in a browser."
     ),
-    "hub_token_refused": (
+    "hub-token-refused": (
         "The hub refused the request for {subject} (HTTP {status}): the token was revoked or "
         "mistyped, or lacks the read permission. Make a new one at {endpoint}/settings/tokens."
     ),
-    "hub_rate_limited": (
+    "hub-rate-limited": (
         "The hub said again and again that there were too many requests ({subject}). Wait some "
         "minutes, or give a token: with one the limit is higher. What was fetched is kept."
     ),
-    "hub_server_error": (
+    "hub-server-error": (
         "The hub answered HTTP {status} for {subject}. Look at https://status.huggingface.co, and "
         "run this again later. What was fetched is kept."
     ),
-    "hub_offline": (
+    "hub-offline": (
         "HF_HUB_OFFLINE is set on this host, but {subject} has to come from the hub. Unset it for "
         "this run, or take the model from another host."
     ),
-    "hub_unreachable": (
+    "hub-unreachable": (
         "{subject} could not be fetched from {endpoint}: {reason}. Check the network, DNS, clock "
         "and proxy of the host with 'curl -I {endpoint}'. What was fetched is kept; the next run "
         "goes on from there."
     ),
-    "hub_not_a_hub": (
+    "hub-not-a-hub": (
         "{endpoint} answers for {subject}, but not as a Hugging Face hub does: it is another "
         "server, or a login page of the network stands in between. Look with 'curl -i "
         "{endpoint}/api/models/{subject}'."
     ),
-    "checksum_mismatch": (
+    "checksum-mismatch": (
         "{subject} arrived twice with the right size and a wrong checksum, and was thrown away. "
         "Something between {endpoint} and the disk of the host changes data: try another network, "
         "then test the memory and the disk."
@@ -134,7 +134,7 @@ class Hub:
                 ),
             )
         except (ValueError, TypeError, KeyError) as error:
-            raise self._failure("hub_not_a_hub", repository, repository) from error
+            raise self._failure("hub-not-a-hub", repository, repository) from error
         files = {
             sibling.rfilename: FileFacts(
                 size=int(sibling.size or 0),
@@ -169,7 +169,7 @@ class Hub:
             if not part.verified():
                 part.restart()
                 raise self._failure(
-                    "checksum_mismatch", listing.repository, f"{name} of {listing.repository}"
+                    "checksum-mismatch", listing.repository, f"{name} of {listing.repository}"
                 )
         part_of(target).replace(target)
 
@@ -221,13 +221,13 @@ class Hub:
                     # Some errors quote an address that was signed for this download: cut that.
                     reason = (str(error) or type(error).__name__).splitlines()[0]
                     raise self._failure(
-                        "hub_offline" if offline else "hub_unreachable",
+                        "hub-offline" if offline else "hub-unreachable",
                         repository,
                         subject,
                         reason=reason.partition("?")[0],
                     ) from error
             time.sleep(pause)
-        raise self._failure("hub_server_error", repository, subject, status=RANGE_NOT_SATISFIABLE)
+        raise self._failure("hub-server-error", repository, subject, status=RANGE_NOT_SATISFIABLE)
 
     def _failure(
         self, failure: str, repository: str, subject: str, **more: object
@@ -245,14 +245,14 @@ class Hub:
 def _name(error: errors.HfHubHTTPError, status: int) -> str:
     """Name what the hub answered, the more particular first."""
     kinds = (
-        ("hub_licence_not_accepted", isinstance(error, errors.GatedRepoError)),
-        ("hub_repository_not_found", isinstance(error, errors.RepositoryNotFoundError)),
-        ("hub_revision_not_found", isinstance(error, errors.RevisionNotFoundError)),
-        ("hub_file_not_found", status == NOT_FOUND),
-        ("hub_token_refused", status in {UNAUTHORIZED, FORBIDDEN}),
-        ("hub_rate_limited", status == TOO_MANY_REQUESTS),
+        ("hub-licence-not-accepted", isinstance(error, errors.GatedRepoError)),
+        ("hub-repository-not-found", isinstance(error, errors.RepositoryNotFoundError)),
+        ("hub-revision-not-found", isinstance(error, errors.RevisionNotFoundError)),
+        ("hub-file-not-found", status == NOT_FOUND),
+        ("hub-token-refused", status in {UNAUTHORIZED, FORBIDDEN}),
+        ("hub-rate-limited", status == TOO_MANY_REQUESTS),
     )
-    return next((name for name, is_it in kinds if is_it), "hub_server_error")
+    return next((name for name, is_it in kinds if is_it), "hub-server-error")
 
 
 class _PartFile:

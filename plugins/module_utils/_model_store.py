@@ -124,7 +124,7 @@ class Listing:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             text = f"This is not a listing as hf_snapshot returns it: {error!r}."
-            raise SnapshotError("listing_invalid", text) from error
+            raise SnapshotError("listing-invalid", text) from error
         listing.check()
         return listing
 
@@ -137,7 +137,7 @@ class Listing:
         ]
         if faults or not self.files or not COMMIT.fullmatch(self.commit):
             raise SnapshotError(
-                "listing_invalid",
+                "listing-invalid",
                 f"The listing of {self.repository} at {self.commit!r} has {len(self.files)} files, "
                 f"and without a hash or a plain name: {faults or 'none'}. The endpoint does not "
                 "speak as the Hugging Face hub does, or the repository is empty.",

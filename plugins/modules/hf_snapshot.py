@@ -27,7 +27,9 @@ extends_documentation_fragment: [sparerig.llm.attributes]
 attributes:
   check_mode:
     support: full
-    details: Asks the hub, looks at the small files in a temporary directory and returns how many bytes would be downloaded.
+    details:
+      - Asks the hub, looks at the small files in a temporary directory and returns how many bytes would be downloaded.
+      - On a host that does not have C(huggingface_hub) yet, it says only that there is something to download.
   diff_mode:
     support: full
   idempotent:
@@ -161,10 +163,10 @@ listing:
 failure:
   description:
     - The name of the failure.
-    - One of V(busy), V(checksum_mismatch), V(client_missing), V(disk_error), V(disk_full), V(hub_file_not_found), V(hub_licence_not_accepted),
-      V(hub_not_a_hub), V(hub_offline), V(hub_rate_limited), V(hub_repository_not_found), V(hub_revision_not_found), V(hub_server_error),
-      V(hub_token_refused), V(hub_unreachable), V(licence_not_allowed), V(listing_invalid), V(model_refused),
-      V(repository_invalid), V(revision_invalid), V(root_invalid), V(token_invalid) and V(workers_invalid).
+    - One of V(busy), V(checksum-mismatch), V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-licence-not-accepted),
+      V(hub-not-a-hub), V(hub-offline), V(hub-rate-limited), V(hub-repository-not-found), V(hub-revision-not-found), V(hub-server-error),
+      V(hub-token-refused), V(hub-unreachable), V(licence-not-allowed), V(listing-invalid), V(model-refused),
+      V(repository-invalid), V(revision-invalid), V(root-invalid), V(token-invalid) and V(workers-invalid).
   returned: failure
   type: str
 checks:
@@ -209,14 +211,14 @@ def wanted_by(params: dict[str, t.Any]) -> Wanted:
     token = params["token"] or ""
     if not token.isprintable() or " " in token or not token.isascii():
         raise SnapshotError(
-            "token_invalid",
+            "token-invalid",
             "The token has a blank, a line break or another sign that no token has: it was pasted "
             "with something around it, or a file was read with its last line break. In a template, "
             "the filter trim removes that. (The token is not shown.)",
         )
     if not 1 <= params["workers"] <= MOST_WORKERS:
         raise SnapshotError(
-            "workers_invalid", f"workers is {params['workers']}: 1 to {MOST_WORKERS} are allowed."
+            "workers-invalid", f"workers is {params['workers']}: 1 to {MOST_WORKERS} are allowed."
         )
     wanted = Wanted(
         root=Path(params["root"]),
@@ -237,7 +239,7 @@ def change_to(python: str) -> None:
     """Run this module again in a Python that has huggingface_hub. It does not return."""
     if has_respawned() or not os.access(python, os.X_OK):
         raise SnapshotError(
-            "client_missing",
+            "client-missing",
             "The snapshot is not complete on this host, and to download it huggingface_hub is "
             f"needed, which {python} does not offer. The role sparerig.llm.model_store installs "
             "it; by hand: python3 -m venv /opt/sparerig/hf && /opt/sparerig/hf/bin/pip install "
@@ -251,7 +253,17 @@ def snapshot(module: AnsibleModule, wanted: Wanted) -> Outcome:
     outcome = here(wanted)
     if outcome is None:
         if not HAS_HUGGINGFACE_HUB:
-            change_to(module.params["python"])
+            python = module.params["python"]
+            if module.check_mode and not os.access(python, os.X_OK):
+                # As on a host that is only being looked at: the client comes with the download.
+                module.exit_json(
+                    changed=True,
+                    msg=f"{wanted.repository} would be downloaded. How many bytes that takes is "
+                    f"not known before {python} is there to ask the hub.",
+                    repository=wanted.repository,
+                    revision=wanted.revision,
+                )
+            change_to(python)
         hub = Hub(module.params["endpoint"], module.params["token"])
         outcome = bring(wanted, hub, check=module.check_mode)
     if module.params["prune"]:
@@ -313,13 +325,9 @@ def main() -> None:
     if outcome.path.is_dir():
         model = inspect(outcome.path, need_chat_template=wanted.need_chat_template)
         result |= model.result()
-        if model.failures:
-            reasons = " ".join(check.sentence() for check in model.failures)
-            module.fail_json(
-                msg=f"{outcome.path} is as the hub has it, but vLLM cannot serve it. {reasons}",
-                failure="model_refused",
-                **result,
-            )
+        if model.reasons:
+            text = f"{outcome.path} is as the hub has it, but vLLM cannot serve it. {model.reasons}"
+            module.fail_json(msg=text, failure="model-refused", **result)
     module.exit_json(changed=outcome.changed, **result)
 
 

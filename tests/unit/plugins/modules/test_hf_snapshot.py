@@ -122,7 +122,7 @@ def test_check_mode_tells_bytes_and_writes_nothing(site: Site) -> None:
 
 def test_check_mode_finds_a_refused_model(site: Site) -> None:
     site.hub.add(NAME, changed(FILES, quantization_config=DESC_ACT))
-    assert site.run(check=True)["failure"] == "model_refused"
+    assert site.run(check=True)["failure"] == "model-refused"
 
 
 def test_revision_stays_until_asked(site: Site) -> None:
@@ -180,7 +180,7 @@ def test_weights_that_are_damaged_on_the_hub(site: Site) -> None:
     plain = {name: content for name, content in FILES.items() if "safetensors" not in name}
     commit = site.hub.add(NAME, {**plain, "pytorch_model.bin": b"x"})
     answer = site.run()
-    assert answer["failure"] == "model_refused"
+    assert answer["failure"] == "model-refused"
     assert "not a complete PyTorch file" in answer["msg"]
     assert "pytorch_model.bin" in site.content(commit)
 
@@ -247,126 +247,126 @@ class Failure:
 
 FAILURES = {
     "no such repository": Failure(
-        "hub_repository_not_found",
+        "hub-repository-not-found",
         ("example/other at revision main", "misspelt", "without a token"),
         {"repository": "example/other"},
     ),
     "no such repository, token": Failure(
-        "hub_repository_not_found",
+        "hub-repository-not-found",
         ("example/other", "the owner of this token"),
         {"repository": "example/other", "token": TOKEN},
     ),
-    "private": Failure("hub_repository_not_found", ("private",), repository={"private": True}),
+    "private": Failure("hub-repository-not-found", ("private",), repository={"private": True}),
     "gated, no token": Failure(
-        "hub_licence_not_accepted",
+        "hub-licence-not-accepted",
         ("config.json of example/model", "without a token", "/settings/tokens", "option token"),
         repository={"gated": True},
     ),
     "gated, not accepted": Failure(
-        "hub_licence_not_accepted",
+        "hub-licence-not-accepted",
         ("config.json of example/model", "not to the owner of this token", "Accept the licence"),
         {"token": TOKEN},
         repository={"gated": True},
     ),
     "unknown token": Failure(
-        "hub_token_refused", ("HTTP 401", "revoked or mistyped"), {"token": "hf_revoked"}
+        "hub-token-refused", ("HTTP 401", "revoked or mistyped"), {"token": "hf_revoked"}
     ),
     "no such revision": Failure(
-        "hub_revision_not_found",
+        "hub-revision-not-found",
         ("example/model at revision v9", "/commits/main"),
         {"revision": "v9"},
     ),
-    "no such commit": Failure("hub_revision_not_found", ("0" * 40,), {"revision": "0" * 40}),
+    "no such commit": Failure("hub-revision-not-found", ("0" * 40,), {"revision": "0" * 40}),
     "a file is listed but not there": Failure(
-        "hub_file_not_found",
+        "hub-file-not-found",
         ("tokenizer.json of example/model", "HTTP 404", "out of step"),
         faults=[Fault("/tokenizer.json", times=99, status=404)],
         weights_sent=True,
     ),
     "too many requests for ever": Failure(
-        "hub_rate_limited",
+        "hub-rate-limited",
         ("too many requests", "token", "is kept"),
         faults=[Fault("config.json", times=999, status=429)],
     ),
     "server error for ever": Failure(
-        "hub_server_error",
+        "hub-server-error",
         ("HTTP 503", "status.huggingface.co"),
         faults=[Fault("/api/models", times=999, status=503)],
     ),
     "a strange status": Failure(
-        "hub_server_error", ("HTTP 418",), faults=[Fault("/api/models", status=418)]
+        "hub-server-error", ("HTTP 418",), faults=[Fault("/api/models", status=418)]
     ),
     "the range is refused for ever": Failure(
-        "hub_server_error",
+        "hub-server-error",
         ("HTTP 416", SHARDS[0]),
         faults=[Fault(SHARDS[0] + "?", times=999, status=416)],
         weights_sent=True,
     ),
     "cut for ever": Failure(
-        "hub_unreachable",
+        "hub-unreachable",
         (SHARDS[1], "the next run goes on from there"),
         faults=[Fault(SHARDS[1] + "?", times=999, cut_after=0)],
         weights_sent=True,
     ),
     "nobody there": Failure(
-        "hub_unreachable",
+        "hub-unreachable",
         ("http://127.0.0.1:9", "curl -I", "proxy"),
         {"endpoint": "http://127.0.0.1:9"},
     ),
     "flipped for ever": Failure(
-        "checksum_mismatch",
+        "checksum-mismatch",
         (SHARDS[1], "arrived twice", "memory"),
         faults=[Fault(SHARDS[1] + "?", times=999, flip_at=5)],
         weights_sent=True,
     ),
     "a login page": Failure(
-        "hub_not_a_hub",
+        "hub-not-a-hub",
         ("login page", "curl -i"),
         faults=[Fault("/api/models", status=200)],
     ),
     "activation ordering": Failure(
-        "model_refused",
+        "model-refused",
         ("desc_act", "not downloaded", "vLLM 0.30"),
         files=changed(FILES, quantization_config=DESC_ACT),
     ),
     "no chat template": Failure(
-        "model_refused",
+        "model-refused",
         ("base model", "Choose another release"),
         files={**FILES, "tokenizer_config.json": b"{}"},
     ),
     "no config.json": Failure(
-        "model_refused",
+        "model-refused",
         ("no config.json",),
         files={name: content for name, content in FILES.items() if name != "config.json"},
     ),
     "a shard is not in the repository": Failure(
-        "model_refused",
+        "model-refused",
         (SHARDS[1], "Choose another release"),
         files={name: content for name, content in FILES.items() if name != SHARDS[1]},
     ),
-    "only GGUF": Failure("listing_invalid", ("0 files",), files={"model-q4.gguf": b"x"}),
+    "only GGUF": Failure("listing-invalid", ("0 files",), files={"model-q4.gguf": b"x"}),
     "licence not allowed": Failure(
-        "licence_not_allowed",
+        "licence-not-allowed",
         ("llama3", "apache-2.0, mit"),
         {"licenses": ["apache-2.0", "mit"]},
     ),
     "token with a line break": Failure(
-        "token_invalid", ("line break", "trim"), {"token": f"{TOKEN}\n"}
+        "token-invalid", ("line break", "trim"), {"token": f"{TOKEN}\n"}
     ),
-    "token with a blank": Failure("token_invalid", ("blank",), {"token": f"Bearer {TOKEN}"}),
+    "token with a blank": Failure("token-invalid", ("blank",), {"token": f"Bearer {TOKEN}"}),
     "repository is a name": Failure(
-        "repository_invalid", ("'llama'", "ORGANISATION/NAME"), {"repository": "llama"}
+        "repository-invalid", ("'llama'", "ORGANISATION/NAME"), {"repository": "llama"}
     ),
     "repository is an address": Failure(
-        "repository_invalid",
+        "repository-invalid",
         ("https://huggingface.co/a/b",),
         {"repository": "https://huggingface.co/a/b"},
     ),
-    "repository leads out": Failure("repository_invalid", ("'../x'",), {"repository": "../x"}),
-    "no revision": Failure("revision_invalid", ("''",), {"revision": ""}),
-    "relative root": Failure("root_invalid", ("models",), {"root": "models"}),
-    "too many workers": Failure("workers_invalid", ("1 to 16",), {"workers": 17}),
-    "no listing": Failure("listing_invalid", ("not a listing",), {"listing": {"files": 1}}),
+    "repository leads out": Failure("repository-invalid", ("'../x'",), {"repository": "../x"}),
+    "no revision": Failure("revision-invalid", ("''",), {"revision": ""}),
+    "relative root": Failure("root-invalid", ("models",), {"root": "models"}),
+    "too many workers": Failure("workers-invalid", ("1 to 16",), {"workers": 17}),
+    "no listing": Failure("listing-invalid", ("not a listing",), {"listing": {"files": 1}}),
 }
 
 
@@ -397,7 +397,7 @@ def test_after_a_failure_what_was_fetched_is_kept(site: Site) -> None:
         Fault(SHARDS[1] + "?", cut_after=40000),
         Fault(SHARDS[1] + "?", times=99, cut_after=0),
     ]
-    assert site.run(workers=1)["failure"] == "hub_unreachable"
+    assert site.run(workers=1)["failure"] == "hub-unreachable"
     site.hub.faults = []
     site.hub.requests.clear()
     assert site.run(check=True)["bytes_to_download"] < SIZE - 40000
@@ -435,7 +435,7 @@ def test_gated_with_a_grant(site: Site) -> None:
 def test_offline_variable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     answer = site.run()
-    assert answer["failure"] == "hub_offline"
+    assert answer["failure"] == "hub-offline"
     assert site.pauses == []
 
 
@@ -448,7 +448,7 @@ def test_disk_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_hf_snapshot, "free_space", lambda _path: SIZE // 2)
     for check in (True, False):
         answer = site.run(check=check)
-        assert answer["failure"] == "disk_full"
+        assert answer["failure"] == "disk-full"
         assert "64.49 KiB free" in answer["msg"]
         assert "prune" in answer["msg"]
     assert not site.hub.weights_sent()
@@ -457,10 +457,10 @@ def test_disk_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("number", "failure", "words"),
     [
-        (errno.ENOSPC, "disk_full", "filled up"),
-        (errno.EDQUOT, "disk_full", "filled up"),
-        (errno.EIO, "disk_error", "dmesg"),
-        (errno.EROFS, "disk_error", "findmnt"),
+        (errno.ENOSPC, "disk-full", "filled up"),
+        (errno.EDQUOT, "disk-full", "filled up"),
+        (errno.EIO, "disk-error", "dmesg"),
+        (errno.EROFS, "disk-error", "findmnt"),
     ],
 )
 def test_disk_fails_on_the_way(
@@ -468,7 +468,7 @@ def test_disk_fails_on_the_way(
 ) -> None:
     fetch = _hub.Hub.fetch
 
-    def fail(hub: _hub.Hub, listing: Listing, name: str, *more: t.Any) -> None:  # noqa: ANN401
+    def fail(hub: _hub.Hub, listing: Listing, name: str, *more: t.Any) -> None:
         if name == SHARDS[1]:
             raise OSError(number, os.strerror(number))
         fetch(hub, listing, name, *more)
@@ -482,7 +482,7 @@ def test_disk_fails_on_the_way(
 def test_root_that_cannot_be_made(site: Site) -> None:
     site.root.write_text("a file")
     answer = site.run()
-    assert answer["failure"] == "disk_error"
+    assert answer["failure"] == "disk-error"
     assert str(site.root) in answer["msg"]
 
 
@@ -586,7 +586,7 @@ def test_other_host_need_not_be_trusted(site: Site) -> None:
     content[-1] ^= 1
     repository.commits[listing["commit"]][SHARDS[0]] = bytes(content)
     answer = site.run(root=str(site.root / "second"), listing=listing)
-    assert answer["failure"] == "checksum_mismatch"
+    assert answer["failure"] == "checksum-mismatch"
 
 
 @pytest.mark.parametrize(
@@ -602,13 +602,16 @@ def test_other_host_need_not_be_trusted(site: Site) -> None:
 def test_listing_that_cannot_be_used(site: Site, change: dict[str, t.Any]) -> None:
     listing = site.run()["listing"]
     answer = site.run(root=str(site.root / "second"), listing={**listing, **change})
-    assert answer["failure"] == "listing_invalid"
+    assert answer["failure"] == "listing-invalid"
 
 
 def test_client_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.run()
     monkeypatch.setattr(hf_snapshot, "HAS_HUGGINGFACE_HUB", False)
     assert not site.run()["changed"], "a complete snapshot needs no client"
+    told = site.run(root=str(site.root / "second"), python="/nonexistent/python", check=True)
+    assert told["changed"]
+    assert "would be downloaded" in told["msg"]
     answer = site.run(root=str(site.root / "second"), python="/nonexistent/python")
-    assert answer["failure"] == "client_missing"
+    assert answer["failure"] == "client-missing"
     assert "python3 -m venv" in answer["msg"]

@@ -13,10 +13,11 @@ import typing as t
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.sparerig.llm.plugins.module_utils import _hf_snapshot, _hub
+from ansible_collections.sparerig.llm.plugins.module_utils import _hf_snapshot
 from ansible_collections.sparerig.llm.plugins.module_utils._model_store import Store
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import HubServer, running
+from huggingface_hub import constants
 from model_files import model_files
 
 if t.TYPE_CHECKING:
@@ -34,7 +35,7 @@ LENGTH = 0.5
 def run_module(endpoint: str, root: str) -> None:
     """Run the module in a process of its own."""
     _hf_snapshot.RESERVE = 0
-    _hub.constants.DOWNLOAD_CHUNK_SIZE = 4096
+    constants.DOWNLOAD_CHUNK_SIZE = 4096
     options = {"repository": NAME, "endpoint": endpoint, "root": root}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     with patch_module_args(options):
