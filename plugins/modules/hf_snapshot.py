@@ -235,35 +235,35 @@ def wanted_by(params: dict[str, t.Any]) -> Wanted:
     return wanted
 
 
-def change_to(python: str) -> None:
-    """Run this module again in a Python that has huggingface_hub. It does not return."""
-    if has_respawned() or not os.access(python, os.X_OK):
-        raise SnapshotError(
-            "client-missing",
-            "The snapshot is not complete on this host, and to download it huggingface_hub is "
-            f"needed, which {python} does not offer. The role sparerig.llm.model_store installs "
-            "it; by hand: python3 -m venv /opt/sparerig/hf && /opt/sparerig/hf/bin/pip install "
-            "'huggingface_hub==2.*'.",
+def have_client(module: AnsibleModule, wanted: Wanted) -> None:
+    """See that huggingface_hub is here, or run this module again in a Python that has it."""
+    python = module.params["python"]
+    if HAS_HUGGINGFACE_HUB:
+        return
+    if not has_respawned() and os.access(python, os.X_OK):
+        respawn_module(python)  # does not return
+    if module.check_mode:
+        # As on a host that is only being looked at: the client comes with the first download.
+        module.exit_json(
+            changed=True,
+            msg=f"{wanted.repository} would be downloaded. How many bytes that takes is not known "
+            f"before {python} offers huggingface_hub.",
+            repository=wanted.repository,
+            revision=wanted.revision,
         )
-    respawn_module(python)
+    raise SnapshotError(
+        "client-missing",
+        "The snapshot is not complete on this host, and to download it huggingface_hub is needed, "
+        f"which {python} does not offer. The role sparerig.llm.model_store installs it; by hand: "
+        "python3 -m venv /opt/sparerig/hf && /opt/sparerig/hf/bin/pip install 'huggingface_hub==2.*'.",
+    )
 
 
 def snapshot(module: AnsibleModule, wanted: Wanted) -> Outcome:
     """Find the snapshot on the disk, or bring it there."""
     outcome = here(wanted)
     if outcome is None:
-        if not HAS_HUGGINGFACE_HUB:
-            python = module.params["python"]
-            if module.check_mode and not os.access(python, os.X_OK):
-                # As on a host that is only being looked at: the client comes with the download.
-                module.exit_json(
-                    changed=True,
-                    msg=f"{wanted.repository} would be downloaded. How many bytes that takes is "
-                    f"not known before {python} is there to ask the hub.",
-                    repository=wanted.repository,
-                    revision=wanted.revision,
-                )
-            change_to(python)
+        have_client(module, wanted)
         hub = Hub(module.params["endpoint"], module.params["token"])
         outcome = bring(wanted, hub, check=module.check_mode)
     if module.params["prune"]:

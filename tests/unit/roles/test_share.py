@@ -84,7 +84,7 @@ def test_ranges(offer: Offer) -> None:
 
 
 def test_nothing_without_the_token(offer: Offer) -> None:
-    url, _, listing = offer
+    url, _token, listing = offer
     address = f"{url}/example/model/resolve/{listing['commit']}/config.json"
     assert ask(address, "another") == (401, b"")
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import sys
 import time
 import typing as t
 
@@ -605,13 +606,34 @@ def test_listing_that_cannot_be_used(site: Site, change: dict[str, t.Any]) -> No
     assert answer["failure"] == "listing-invalid"
 
 
-def test_client_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("half_installed", [False, True])
+def test_client_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, half_installed: bool
+) -> None:
     site.run()
     monkeypatch.setattr(hf_snapshot, "HAS_HUGGINGFACE_HUB", False)
-    assert not site.run()["changed"], "a complete snapshot needs no client"
-    told = site.run(root=str(site.root / "second"), python="/nonexistent/python", check=True)
+    monkeypatch.setattr(hf_snapshot, "has_respawned", lambda: half_installed)
+    python = sys.executable if half_installed else "/nonexistent/python"
+    assert not site.run(python=python)["changed"], "a complete snapshot needs no client"
+
+    elsewhere = str(site.root / "second")
+    told = site.run(root=elsewhere, python=python, check=True)
     assert told["changed"]
     assert "would be downloaded" in told["msg"]
-    answer = site.run(root=str(site.root / "second"), python="/nonexistent/python")
+    answer = site.run(root=elsewhere, python=python)
     assert answer["failure"] == "client-missing"
     assert "python3 -m venv" in answer["msg"]
+
+
+def test_client_of_another_python(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def respawn(python: str) -> None:
+        asked.append(python)
+        sys.exit(0)
+
+    monkeypatch.setattr(hf_snapshot, "HAS_HUGGINGFACE_HUB", False)
+    monkeypatch.setattr(hf_snapshot, "respawn_module", respawn)
+    with pytest.raises(json.JSONDecodeError):  # this process answers nothing: the other one does
+        site.run(python=sys.executable)
+    assert asked == [sys.executable]

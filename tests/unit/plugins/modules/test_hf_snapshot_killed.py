@@ -63,7 +63,7 @@ def test_killed_then_complete(hub: HubServer, tmp_path: Path, seed: int) -> None
         return process
 
     moments = random.Random(seed)  # noqa: S311  the moments need not be secret
-    for _ in range(2):
+    for _attempt in range(2):
         process = start()
         process.join(moments.uniform(0, LENGTH))
         process.kill()
