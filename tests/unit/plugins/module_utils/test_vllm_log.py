@@ -126,14 +126,14 @@ FAILURES = [
     (
         LOADED + "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  41%|####\n" + OOM,
         "graphs-exceed-memory",
-        "--enforce-eager",
+        "vllm_enforce_eager: true",
     ),
     (
         LOADED + "INFO:     Application startup complete.\n" + OOM,
         "memory-ran-out-serving",
         "nvidia-smi",
     ),
-    (LOADED + OOM, "activations-exceed-memory", "--max-num-batched-tokens"),
+    (LOADED + OOM, "activations-exceed-memory", "vllm_max_num_batched_tokens: 1024"),
     (OOM, "weights-exceed-memory", "sparerig.llm.fit"),
     (
         (
@@ -154,12 +154,12 @@ FAILURES = [
     (
         "Value error, Unsupported quantization config: bits=3, sym=True",
         "quantization-unsupported",
-        "vllm_quantization",
+        "--quantization",
     ),
     (
         "Value error, Cannot find the config file for gptq",
         "quantization-unsupported",
-        "vllm_quantization",
+        "--quantization",
     ),
     (
         (
@@ -192,7 +192,7 @@ FAILURES = [
             " GeForce RTX 3060 (compute capability 8.6); native FP8 (fp8e4nv) requires SM89+."
         ),
         "fp8-kv-cache-unsupported",
-        "--kv-cache-dtype",
+        "vllm_kv_cache_dtype: auto",
     ),
     (
         "RuntimeError: CUDA error: no kernel image is available for execution on the device",
@@ -219,7 +219,7 @@ FAILURES = [
             " faster inference"
         ),
         "gptq-kernel-slow",
-        "vllm_quantization",
+        "--quantization",
     ),
 ]
 
