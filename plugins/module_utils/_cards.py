@@ -105,7 +105,7 @@ def find(wanted: str, total_mib: int | None = None) -> KnownCard:
     raise UnknownCardError(
         f"{wanted!r} is not in the list of known cards."
         + (f" Did you mean {' or '.join(repr(title) for title in hint)}?" if hint else "")
-        + " Any other card can be given by its numbers: gpu_memory_gib and gpu_capability."
+        + " Any other card can be given by its numbers: gpu_memory_mib and gpu_capability."
     )
 
 

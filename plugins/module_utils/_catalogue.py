@@ -22,6 +22,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     Plan,
     PlanError,
     Use,
+    check_card,
     plan,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model_config import (
@@ -483,6 +484,7 @@ class Selection:
 
 def plans(card: Card, use: Use | None = None) -> t.Iterator[tuple[Model, Plan | str]]:
     """Plan every model of the catalogue, best first; a text says why one cannot be planned."""
+    check_card(card)
     for model in sorted(MODELS, key=lambda model: -model.rank):
         if card.capability < model.least_capability:
             least = ".".join(map(str, model.least_capability))

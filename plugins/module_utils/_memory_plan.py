@@ -233,14 +233,19 @@ def plan(
 # --- what cannot be ---------------------------------------------------------------------------
 
 
-def _check(architecture: Architecture, card: Card, use: Use) -> tuple[str, ...]:
-    notes = []
-    capability = ".".join(map(str, card.capability))
+def check_card(card: Card) -> None:
+    """Refuse a card that can serve no model at all."""
     if card.capability < LEAST_CAPABILITY:
         raise PlanError(
-            f"{card.name} has compute capability {capability}; vLLM needs 7.5 (RTX 20 series) or"
-            " newer. This card cannot serve a model with vLLM."
+            f"{card.name} has compute capability {'.'.join(map(str, card.capability))}; vLLM needs"
+            " 7.5 (RTX 20 series) or newer. This card cannot serve a model with vLLM."
         )
+
+
+def _check(architecture: Architecture, card: Card, use: Use) -> tuple[str, ...]:
+    notes = []
+    check_card(card)
+    capability = ".".join(map(str, card.capability))
     if card.capability < BFLOAT16_CAPABILITY and architecture.family in NEEDS_BFLOAT16:
         raise PlanError(
             f"{architecture.family} needs bfloat16, which {card.name} (compute capability"
@@ -259,9 +264,9 @@ def _check(architecture: Architecture, card: Card, use: Use) -> tuple[str, ...]:
     if use.context > architecture.context:
         if not use.stretch_context:
             raise PlanError(
-                f"A context of {use.context} tokens was asked for, the model was made for"
-                f" {architecture.context}. Ask for {architecture.context}, choose a model with a"
-                " longer context, or stretch it with stretch_context (answers get worse)."
+                f"context {use.context} is more than the {architecture.context} tokens that the"
+                f" model was made for. Ask for {architecture.context}, choose a model with a longer"
+                " context, or stretch it with stretch_context (answers get worse)."
             )
         if architecture.rope_theta is None:
             raise PlanError(
