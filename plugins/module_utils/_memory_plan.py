@@ -136,10 +136,10 @@ class Use:
     pictures: bool = False
 
     def __post_init__(self) -> None:
-        for name, most in _MOST.items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if not 1 <= value <= most:
-                raise PlanError(f"{name} is {value}, where 1 to {most} is possible.")
+            if not least <= value <= most:
+                raise PlanError(f"{name} is {value}, where {least} to {most} is possible.")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise PlanError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} is less than max_num_seqs"
@@ -147,12 +147,13 @@ class Use:
             )
 
 
-_MOST: t.Final = {
-    "context": 10_000_000,
-    "chats": 1024,
-    "max_num_seqs": 1024,
-    "max_num_batched_tokens": 131_072,
-    "tensor_parallel_size": 16,
+_RANGES: t.Final = {
+    "context": (1, 10_000_000),
+    "chats": (1, 1024),
+    "max_num_seqs": (1, 1024),
+    "max_num_batched_tokens": (1, 131_072),
+    "tensor_parallel_size": (1, 16),
+    "cpu_offload_gib": (0, 1024),
 }
 
 
@@ -183,6 +184,7 @@ class Plan:
     slack: int
     kv_cache: int
     kv_cache_wanted: int
+    kv_block_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_chat: int
     kv_cache_tokens: int
@@ -326,6 +328,7 @@ def _sum(
         slack=SLACK_BYTES,
         kv_cache=kv_cache,
         kv_cache_wanted=wanted_blocks * layout.block_bytes,
+        kv_block_bytes=layout.block_bytes,
         kv_bytes_per_token=layout.bytes_per_token,
         kv_bytes_per_chat=layout.blocks_per_chat(use.context) * layout.block_bytes,
         kv_cache_tokens=layout.tokens(blocks, use.context),
@@ -574,7 +577,9 @@ def _lighter_uses(card: Card, use: Use, made: Plan) -> t.Iterator[Choice]:
         yield Choice(f"a context of {context} tokens", "shorter chats", {"context": context})
     if use.chats > 1 and made.full_chats >= 1:
         chats = min(use.chats - 1, int(made.full_chats))
-        yield Choice(f"{chats} chats of full length at once", "others wait", {"chats": chats})
+        plural = "" if chats == 1 else "s"
+        what = f"{chats} chat{plural} of full length at once"
+        yield Choice(what, "others wait", {"chats": chats})
     if not use.fp8_kv_cache and card.capability >= FP8_CAPABILITY:
         yield Choice("an FP8 KV cache", "slightly worse answers", {"fp8_kv_cache": True})
     yield Choice(

@@ -508,8 +508,12 @@ def _tensor_bytes(file: Path) -> int:
 def _guessed(config: Mapping[str, t.Any], weights: int) -> Architecture:
     """Take an unknown family for a plain Llama-like decoder whose weights are the files' size."""
     text = config.get("text_config", config)
-    llama = {**text, "architectures": ["LlamaForCausalLM"], "sliding_window": None}
-    llama.pop("quantization_config", None)
-    llama.setdefault("intermediate_size", 4 * int(text.get("hidden_size") or 1))
+    llama = {
+        "intermediate_size": 4 * int(text.get("hidden_size") or 1),
+        **{name: value for name, value in text.items() if value is not None},
+        "architectures": ["LlamaForCausalLM"],
+        "sliding_window": None,
+        "quantization_config": None,
+    }
     family = str(config["architectures"][0])
     return replace(parse(llama), known_weights=weights, family=family)

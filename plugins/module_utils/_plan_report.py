@@ -47,6 +47,7 @@ def result(plan: Plan) -> dict[str, t.Any]:
         "terms": plan.terms,
         "free_bytes": plan.free,
         "missing_bytes": plan.missing,
+        "kv_block_bytes": plan.kv_block_bytes,
         "kv_bytes_per_token": plan.kv_bytes_per_token,
         "kv_bytes_per_chat": plan.kv_bytes_per_chat,
         "kv_cache_tokens": plan.kv_cache_tokens,

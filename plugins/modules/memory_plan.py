@@ -339,6 +339,10 @@ missing_bytes:
   description: By how much it does not fit. 0 where it does.
   returned: with a model
   type: int
+kv_block_bytes:
+  description: Bytes of one block of 16 tokens, for the layers that share a pool.
+  returned: with a model
+  type: int
 kv_bytes_per_token:
   description: Bytes that one more token of a long chat takes.
   returned: with a model
