@@ -339,7 +339,12 @@ def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
 @pytest.mark.parametrize(
     ("architecture", "card", "use", "flags"),
     [
-        (llama(), Card("old", 24576, (7, 5)), Use(), {"--dtype": "float16", "--kv-cache-dtype": "float16"}),
+        (
+            llama(),
+            Card("old", 24576, (7, 5)),
+            Use(),
+            {"--dtype": "float16", "--kv-cache-dtype": "float16"},
+        ),
         (llama(torch_dtype="float16"), Card("x", 24576, (8, 6)), Use(), {"--dtype": "float16"}),
         (
             llama(GPTQ_INT4),
@@ -348,9 +353,14 @@ def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
             {"--kv-cache-dtype": "fp8"},
         ),
         (llama(), RTX_3060, Use(cpu_offload_gib=7), {"--cpu-offload-gb": "7"}),
-        (llama(), Card("x", 12288, (8, 6), count=2), Use(tensor_parallel_size=2), {"--tensor-parallel-size": "2"}),
+        (
+            llama(),
+            Card("x", 12288, (8, 6), count=2),
+            Use(tensor_parallel_size=2),
+            {"--tensor-parallel-size": "2"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_flags(architecture: Architecture, card: Card, use: Use, flags: dict[str, str]) -> None:
     made = plan(architecture, card, use)
     assert made.fits
@@ -406,10 +416,20 @@ def choices(made: Plan) -> list[str]:
         (llama(), RTX_3060, Use(), "a copy of the model in INT4 (5.3 GiB)"),
         (llama(), RTX_3060, Use(), "6 GiB of weights in the PC's own memory"),
         (llama(), Card("x", 12288, (8, 6), count=2), Use(), "2 cards together"),
-        (llama(GPTQ_INT4), Card("x", 12288, (8, 6), used_mib=5000), Use(), "free the 5000 MiB that other programs hold"),
-        (llama(GPTQ_INT4), Card("x", 12288, (8, 6), used_mib=4500), Use(), "a context of 4096 tokens"),
+        (
+            llama(GPTQ_INT4),
+            Card("x", 12288, (8, 6), used_mib=5000),
+            Use(),
+            "free the 5000 MiB that other programs hold",
+        ),
+        (
+            llama(GPTQ_INT4),
+            Card("x", 12288, (8, 6), used_mib=4500),
+            Use(),
+            "a context of 4096 tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_nearest_choices(
     architecture: Architecture, card: Card, use: Use, offered: str
 ) -> None:
@@ -440,10 +460,20 @@ def test_memory_that_others_hold_is_counted() -> None:
 @pytest.mark.parametrize(
     ("architecture", "card", "use", "says"),
     [
-        (llama(), Card("GTX 1080 Ti", 11264, (6, 1)), Use(), "GTX 1080 Ti has compute capability 6.1; vLLM needs 7.5"),
+        (
+            llama(),
+            Card("GTX 1080 Ti", 11264, (6, 1)),
+            Use(),
+            "GTX 1080 Ti has compute capability 6.1; vLLM needs 7.5",
+        ),
         (parse(GEMMA_2_9B), Card("old", 24576, (7, 5)), Use(), "Gemma 2 needs bfloat16"),
         (llama({**GPTQ_INT4, "desc_act": True}), RTX_3060, Use(), "desc_act true"),
-        (llama(), RTX_3060, Use(fp8_kv_cache=True), "needs compute capability 8.9, RTX 3060 12GB has 8.6"),
+        (
+            llama(),
+            RTX_3060,
+            Use(fp8_kv_cache=True),
+            "needs compute capability 8.9, RTX 3060 12GB has 8.6",
+        ),
         (llama(), RTX_3060, Use(context=16384), "context 16384 is more than the 8192 tokens"),
         (
             llama(rope_scaling={"rope_type": "llama3"}),
@@ -451,10 +481,20 @@ def test_memory_that_others_hold_is_counted() -> None:
             Use(context=16384, stretch_context=True),
             "cannot be stretched",
         ),
-        (llama(), RTX_3060, Use(tensor_parallel_size=2), "tensor_parallel_size 2 needs as many cards"),
-        (llama(), Card("x", 12288, (8, 6), count=3), Use(tensor_parallel_size=3), "must divide the model's 32"),
+        (
+            llama(),
+            RTX_3060,
+            Use(tensor_parallel_size=2),
+            "tensor_parallel_size 2 needs as many cards",
+        ),
+        (
+            llama(),
+            Card("x", 12288, (8, 6), count=3),
+            Use(tensor_parallel_size=3),
+            "must divide the model's 32",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_planned(
     architecture: Architecture, card: Card, use: Use, says: str
 ) -> None:

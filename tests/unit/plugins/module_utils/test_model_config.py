@@ -80,9 +80,17 @@ def quantized(how: dict[str, t.Any]) -> Quantization:
         ({**LLAMA, "dtype": "float16", "torch_dtype": None}, {"dtype": "float16"}),
         (LLAMA, {"rope_theta": 500000.0}),
         ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, {"rope_theta": None}),
-        ({**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, {"rope_theta": 7.0}),
         (
-            {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096, "use_sliding_window": False},
+            {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+            {"rope_theta": 7.0},
+        ),
+        (
+            {
+                **LLAMA,
+                "architectures": ["Qwen2ForCausalLM"],
+                "sliding_window": 4096,
+                "use_sliding_window": False,
+            },
             {"bias": 48 * 128, "window": None, "sliding_layers": 0},
         ),
         ({**LLAMA, "architectures": ["Qwen3ForCausalLM"]}, {"qk_norm": True, "head_dim": 128}),
@@ -113,7 +121,7 @@ def quantized(how: dict[str, t.Any]) -> Quantization:
             },
         ),
     ],
-)  # fmt: skip
+)
 def test_an_architecture_is_read(config: dict[str, t.Any], expected: dict[str, t.Any]) -> None:
     found = parse(config)
     assert {name: getattr(found, name) for name in expected} == expected
@@ -149,13 +157,24 @@ def test_the_picture_encoder_is_counted() -> None:
             "GPTQ INT4",
         ),
         (
-            {**GPTQ, "modules_in_block_to_quantize": [["mlp.up_proj", "mlp.gate_proj"], ["mlp.down_proj"]]},
+            {
+                **GPTQ,
+                "modules_in_block_to_quantize": [
+                    ["mlp.up_proj", "mlp.gate_proj"],
+                    ["mlp.down_proj"],
+                ],
+            },
             Quantization(
                 "gptq",
                 4,
                 128,
                 zero_points=True,
-                kept=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+                kept=(
+                    "self_attn.q_proj",
+                    "self_attn.k_proj",
+                    "self_attn.v_proj",
+                    "self_attn.o_proj",
+                ),
             ),
             "GPTQ INT4",
         ),
@@ -165,14 +184,30 @@ def test_the_picture_encoder_is_counted() -> None:
             "AWQ INT4",
         ),
         (
-            {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "zero_point": False, "modules_to_not_convert": ["o_proj"]},
+            {
+                "quant_method": "awq",
+                "w_bit": 4,
+                "q_group_size": 64,
+                "zero_point": False,
+                "modules_to_not_convert": ["o_proj"],
+            },
             Quantization("awq", 4, 64, kept=("o_proj",)),
             "AWQ INT4",
         ),
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": False}}},
+                "config_groups": {
+                    "g": {
+                        "weights": {
+                            "num_bits": 4,
+                            "type": "int",
+                            "strategy": "group",
+                            "group_size": 128,
+                            "symmetric": False,
+                        }
+                    }
+                },
                 "ignore": ["lm_head"],
             },
             Quantization("compressed-tensors", 4, 128, zero_points=True, kept=("lm_head",)),
@@ -181,7 +216,9 @@ def test_the_picture_encoder_is_counted() -> None:
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+                "config_groups": {
+                    "g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+                },
             },
             Quantization("compressed-tensors-fp8", 8),
             "compressed-tensors FP8",
@@ -192,7 +229,7 @@ def test_the_picture_encoder_is_counted() -> None:
             "FP8",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_quantisation_is_read(how: dict[str, t.Any], expected: Quantization, label: str) -> None:
     assert quantized(how) == expected
     assert quantized(how).label == label

@@ -45,7 +45,17 @@ def test_a_table_of_what_fits(run_module: RunModule) -> None:
     assert fits["llama-3-8b-gptq"]
     assert not fits["llama-3-8b"]
     rows = [line for line in answer["report"] if line.startswith("llama-3-8b-gptq")]
-    assert rows[0].split() == ["llama-3-8b-gptq", "GPTQ", "INT4", "5.3", "GiB", "8192", "4.9", "69", "yes"]  # fmt: skip
+    assert rows[0].split() == [
+        "llama-3-8b-gptq",
+        "GPTQ",
+        "INT4",
+        "5.3",
+        "GiB",
+        "8192",
+        "4.9",
+        "69",
+        "yes",
+    ]
     assert any("no: 5.71 GiB too much; fits with a copy" in line for line in answer["report"])
     assert any("with a token (Gemma" in line for line in answer["report"])
     assert any("no: needs compute capability 8.9" in line for line in answer["report"])
@@ -162,7 +172,10 @@ def test_a_stretched_context(run_module: RunModule) -> None:
     ("options", "says"),
     [
         ({"model": "auto"}, "one of the following is required: gpu, gpus, gpu_memory_mib"),
-        ({"gpu_memory_mib": 12288}, "missing parameter(s) required by 'gpu_memory_mib': gpu_capability"),
+        (
+            {"gpu_memory_mib": 12288},
+            "missing parameter(s) required by 'gpu_memory_mib': gpu_capability",
+        ),
         ({"gpu": CARD, "gpu_memory_mib": 1}, "mutually exclusive"),
         ({"gpu": CARD, "model": "auto", "config": {}}, "mutually exclusive"),
         ({"gpu": CARD, "model": "gpt-5"}, "'gpt-5' is not in the catalogue"),
@@ -181,7 +194,7 @@ def test_a_stretched_context(run_module: RunModule) -> None:
             "The driver does not tell the compute capability of NVIDIA Something",
         ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(run_module: RunModule, options: dict[str, t.Any], says: str) -> None:
     answer = run_module(memory_plan, **options)
     assert answer["failed"]
