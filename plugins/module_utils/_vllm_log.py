@@ -344,6 +344,8 @@ _RULES: t.Final = (
     ),
 )
 
+IDENTIFIERS: t.Final = frozenset(rule.id for rule in _RULES)
+
 
 # --- reading ----------------------------------------------------------------------------------
 
