@@ -489,7 +489,7 @@ def main() -> None:
             "context": {"type": "int", "default": 8192},
             "chats": {"type": "int", "default": 1},
             "max_num_seqs": {"type": "int", "default": 16},
-            "max_num_batched_tokens": {"type": "int", "default": 2048},
+            "max_num_batched_tokens": {"type": "int", "default": 2048, "no_log": False},
             "fp8_kv_cache": {"type": "bool", "default": False},
             "enforce_eager": {"type": "bool", "default": False},
             "tensor_parallel_size": {"type": "int", "default": 1},

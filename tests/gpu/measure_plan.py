@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -376,7 +375,7 @@ def fill(engine: Engine, case: Case, made: Plan) -> dict[str, t.Any]:
     bodies = [
         {
             "model": "m",
-            "prompt": [dice.randrange(3, case.config["vocab_size"]) for _ in range(size)],
+            "prompt": [dice.randrange(3, case.config["vocab_size"]) for _token in range(size)],
             "max_tokens": ANSWER_TOKENS,
             "ignore_eos": True,
             "temperature": 1.0,

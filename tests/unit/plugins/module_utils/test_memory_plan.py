@@ -211,6 +211,13 @@ def test_a_sliding_layer_keeps_its_window_and_two_batches() -> None:
     assert gemma.blocks_per_chat(160) == 10 + 6 * (10 + 1)
 
 
+def test_a_window_remembers_itself_and_what_is_under_way() -> None:
+    # 1025 - 1 tokens back and two batches of 512: 2048 tokens, 128 blocks and one begun
+    one_more = dataclasses.replace(llama(), window=1025, sliding_layers=32)
+    layout = KvLayout.of(one_more, Use(max_num_batched_tokens=512))
+    assert layout.blocks_per_chat(8192) == 129
+
+
 def test_the_longest_context_is_the_longest() -> None:
     layout = KvLayout.of(llama(), Use())
     for chats in (1, 3):

@@ -121,6 +121,14 @@ def test_as_the_driver_reports_it(run_module: RunModule) -> None:
     assert answer["fits"]
 
 
+def test_a_running_engine_counts_as_free_where_the_driver_gives_only_what_is_used(
+    run_module: RunModule,
+) -> None:
+    answer = run_module(memory_plan, model="auto", gpus=[{**FOUND, "memory_free_mib": None}])
+    # of 10600 MiB in use, 10200 are the engine's
+    assert answer["gpu"]["visible_mib"] - answer["gpu"]["free_mib"] == 400
+
+
 def test_the_emptiest_of_several_cards(run_module: RunModule) -> None:
     empty = {**FOUND, "index": 1, "memory_used_mib": 0, "memory_free_mib": 11900, "processes": None}
     answer = run_module(memory_plan, model="llama-3-8b", gpus=[FOUND, empty])
