@@ -39,7 +39,7 @@ KNOWN_HOSTS = CACHE / "ssh_known_hosts"
 SSH_CONFIG = CACHE / "ssh_config"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 DOCKER_PARTS = ("docker", "containerd")
-BOOT_SECONDS = 90
+BOOT_SECONDS = 180
 STOP_SECONDS = 30
 # What a PC's root has and a container's lacks, named one by one: asking for all of them fails on
 # a machine that is itself short of one.

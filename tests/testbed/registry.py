@@ -35,7 +35,7 @@ if t.TYPE_CHECKING:
 CHUNK = 1 << 20
 START_SECONDS = 30
 # Debian 12's Docker unpacks gzip only.
-COMPRESS = ("pigz", "-4", "--no-name")
+COMPRESS = ("pigz", "-1", "--no-name")
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
