@@ -266,6 +266,8 @@ class Supervisor:
         while not self.over.is_set():
             problem = asker.answers()
             waited = time.monotonic() - started
+            if self.over.is_set():
+                return
             if problem is None and not ready:
                 ready = True
                 notify("READY=1")

@@ -230,6 +230,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host import check_port
 
+SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
 PRIVATE, PUBLIC = 0o600, 0o644
 
 
@@ -442,14 +443,15 @@ class ContainerService:
         no_block = [] if wait else ["--no-block"]
         status, _out, err = self.run("systemctl", *no_block, verb, self.unit)
         if status:
-            said = self.state().get("StatusText") or err.strip()
-            _status, journal, _err = self.run(
-                "journalctl", "--unit", self.unit, "--lines=40", "--output=cat"
-            )
+            show = ("journalctl", "--unit", self.unit, "--lines=60", "--output=cat")
+            journal = self.run(*show)[1].splitlines()
+            # Not the Status line: by now the next try may have written its own there.
+            verdicts = [line[len(SAID) :] for line in journal if line.startswith(SAID)]
+            said = verdicts[-1] if verdicts else err.strip()
             self.fail(
                 f"{self.unit} did not start: {said.rstrip('.')}. "
                 f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
-                journal=journal.splitlines(),
+                journal=journal,
             )
 
     def absent(self) -> None:
