@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -14,11 +15,12 @@ import sys
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 
 from testbed import engine, hosts, images, locks, model, registry
 from testbed.machine import only_run
 from testbed.progress import TestbedError, say, step
+from testbed.roots import PULLED
 from testbed.settings import (
     CACHE,
     DEFAULT_RELEASE,
@@ -147,6 +149,9 @@ def down(_: argparse.Namespace) -> None:
             for image in client.images.list(filters=everything):
                 for tag in image.tags:
                     client.images.remove(tag, force=True)
+            for reference in PULLED.read_text().split() if PULLED.exists() else []:
+                with contextlib.suppress(ImageNotFound):
+                    client.images.remove(reference)
     if engine.INSTALLED_MARK.exists():
         say("The Docker engine stays: this test bed installed it (apt-get purge docker.io).")
     shutil.rmtree(CACHE)

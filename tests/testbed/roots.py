@@ -25,6 +25,13 @@ if t.TYPE_CHECKING:
 
 PROBE_SECONDS = 5
 CHUNK = 1 << 20
+OPTIONS = (
+    "--mode=root",
+    "--variant=minbase",
+    "--include=apt,ca-certificates",
+    "--dpkgopt=force-unsafe-io",  # a root that is thrown away on failure needs no syncing
+)
+PULLED = CACHE / "pulled"  # official images bear no label of ours: this is how `down` knows them
 
 
 @functools.cache
@@ -52,6 +59,8 @@ def pull(client: DockerClient, reference: str, host: str) -> bool:
     except DockerException as error:
         say(f"{reference} could not be pulled ({error}): building from packages instead")
         return False
+    with PULLED.open("a") as pulled:
+        pulled.write(f"{reference}\n")
     return True
 
 
@@ -68,7 +77,10 @@ def root_image(client: DockerClient, release: Release) -> str:
     """Give the name of an image with the bare distribution."""
     if has_image(client, release.pulled):
         return release.pulled
-    name = f"sparerig/root-{release.name}:{fingerprint(Path(__file__), repr(release.suites))}"
+    made_from = fingerprint(
+        *OPTIONS, repr(release.suites), release.components, release.keyring_package
+    )
+    name = f"sparerig/root-{release.name}:{made_from}"
     if has_image(client, name):
         return name
     if pull(client, release.pulled, "registry-1.docker.io"):
@@ -102,11 +114,9 @@ def bootstrap(release: Release) -> Path:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
         "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
+        *OPTIONS,
         f"--keyring={keyring}",
-        f"--include=apt,ca-certificates,{release.keyring_package}",
-        "--dpkgopt=force-unsafe-io",  # a root that is thrown away on failure needs no syncing
+        f"--include={release.keyring_package}",
         release.suites[0][0],
         str(archive),
         *(
