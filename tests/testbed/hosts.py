@@ -141,7 +141,7 @@ def wait_until_booted(container: Container, name: str) -> None:
         container.reload()
         if container.status != "running":
             break
-        _, state = run(container, "systemctl", "is-system-running")
+        _status, state = run(container, "systemctl", "is-system-running")
         if state == "degraded":
             break
         if state == "running" and run(container, "systemctl", "is-active", "ssh")[0] == 0:
@@ -235,7 +235,7 @@ def write_ssh_config(client: DockerClient) -> None:
     known, config = "", "# Written by python -m testbed at every change of a host: do not edit.\n"
     for container in running(client):
         host = describe(container)
-        _, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        _status, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
         known += f"{host['name']} {public}\n"
         config += (
             f"\nHost {host['name']}\n"

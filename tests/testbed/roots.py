@@ -75,7 +75,7 @@ def root_image(client: DockerClient, release: Release) -> str:
         return release.pulled
     with step(f"Bootstrapping {release.name} from {release.mirror}"):
         archive = bootstrap(release)
-        repository, _, tag = name.rpartition(":")
+        repository, _colon, tag = name.rpartition(":")
         with archive.open("rb") as tar:
             client.api.import_image_from_stream(
                 iter(functools.partial(tar.read, CHUNK), b""),
