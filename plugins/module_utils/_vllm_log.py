@@ -273,7 +273,7 @@ _RULES: t.Final = (
         "quantization-unsupported",
         "vLLM cannot run this quantisation",
         re.compile(
-            r"Unsupported quantization config: (?P<what>[^\n]+)"
+            r"Unsupported quantization config: (?P<what>[^\n[]+)"
             r"|(?P<unknown>Unknown quantization method[^\n]*)"
             r"|Cannot find the config file for (?P<forced>\w+)"
             r"|does not match the quantization method specified in the `quantization` argument"
