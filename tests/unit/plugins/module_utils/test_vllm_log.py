@@ -243,7 +243,10 @@ def test_whole_logs_of_failed_starts(fixtures: Path) -> None:
     assert {name: explanation and explanation.id for name, explanation in found.items()} == {
         log.stem: log.stem for log in logs
     }
-    assert len(logs) >= 4
+    assert len(logs) >= 5
+    small = found["shared-memory-too-small"]
+    assert small is not None
+    assert small.cause == "vLLM needs 160 MiB in /dev/shm, there are 64 MiB."
 
 
 @pytest.mark.parametrize("log", ["", "INFO nothing of note\n", LOADED])
