@@ -77,3 +77,7 @@ molecule: .venv ## Run the scenarios on genuine hosts
 
 .PHONY: test
 test: lint types unit sanity integration molecule ## Everything that has to pass
+
+.PHONY: bench
+bench: .venv ## Time a first and a second run of site.yml
+	$(BIN)/python tests/bench/site.py
