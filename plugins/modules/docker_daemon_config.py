@@ -54,7 +54,9 @@ restart_needed:
   type: bool
 """
 
+import calendar
 import json
+import time
 import typing as t
 from pathlib import Path
 
@@ -72,9 +74,12 @@ def merged(present: t.Any, wanted: t.Any) -> t.Any:
 
 def engine_start(module: AnsibleModule) -> int | None:
     """Return when the running engine was started (seconds since the epoch), None when none runs."""
-    show = ["systemctl", "show", "--timestamp=unix", "--value", "--property"]
+    # Not --timestamp=unix, which the systemd of Ubuntu 22.04 does not know.
+    show = ["systemctl", "show", "--timestamp=utc", "--value", "--property"]
     status, out, _err = module.run_command([*show, "ExecMainStartTimestamp", "docker.service"])
-    return int(out.strip().lstrip("@")) if status == 0 and out.startswith("@") else None
+    if status or not out.rstrip().endswith("UTC"):
+        return None
+    return calendar.timegm(time.strptime(out.strip(), "%a %Y-%m-%d %H:%M:%S UTC"))
 
 
 def main() -> None:
