@@ -285,7 +285,7 @@ class Supervisor:
                 show_status(f"starting for {waited:.0f} s: {problem}")
             if self.verdict:
                 self.over.set()
-            self.over.wait(probe.interval if ready else 1)
+            self.over.wait(probe.interval if ready else min(1, probe.interval))
 
     def stop(self, *_: object) -> None:
         """End in order: what systemd's SIGTERM asks for."""

@@ -56,6 +56,7 @@ restart_needed:
 
 import calendar
 import json
+import re
 import time
 import typing as t
 from pathlib import Path
@@ -76,10 +77,9 @@ def engine_start(module: AnsibleModule) -> int | None:
     """Return when the running engine was started (seconds since the epoch), None when none runs."""
     # Not --timestamp=unix, which the systemd of Ubuntu 22.04 does not know.
     show = ["systemctl", "show", "--timestamp=utc", "--value", "--property"]
-    status, out, _err = module.run_command([*show, "ExecMainStartTimestamp", "docker.service"])
-    if status or not out.rstrip().endswith("UTC"):
-        return None
-    return calendar.timegm(time.strptime(out.strip(), "%a %Y-%m-%d %H:%M:%S UTC"))
+    _status, out, _err = module.run_command([*show, "ExecMainStartTimestamp", "docker.service"])
+    moment = re.search(r"(\S+ \S+) UTC", out)  # Sun 2026-11-22 14:54:28 UTC
+    return calendar.timegm(time.strptime(moment[1], "%Y-%m-%d %H:%M:%S")) if moment else None
 
 
 def main() -> None:
