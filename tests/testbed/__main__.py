@@ -128,7 +128,7 @@ def up(options: argparse.Namespace) -> None:
     say(f"Its page, once a playbook has run: {host['page']}")
 
 
-def down(_: argparse.Namespace) -> None:
+def down(_given: argparse.Namespace) -> None:
     """Remove every trace."""
     client = engine.connect()
     if client is not None:
@@ -167,7 +167,7 @@ def fill_registry(client: DockerClient) -> None:
     half_made.rename(IMAGES_FILE)
 
 
-def make_images(_: argparse.Namespace) -> None:
+def make_images(_given: argparse.Namespace) -> None:
     """Put both images into the registry and print their references."""
     fill_registry(engine.ensure())
     answer(json.loads(IMAGES_FILE.read_text()))
@@ -191,7 +191,7 @@ def host_down(options: argparse.Namespace) -> None:
     say(f"The host {options.name} is gone.")
 
 
-def host_list(_: argparse.Namespace) -> None:
+def host_list(_given: argparse.Namespace) -> None:
     """List the hosts that run."""
     answer([hosts.describe(container) for container in hosts.running(engine.ensure())])
 

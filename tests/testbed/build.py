@@ -107,7 +107,7 @@ def image(  # noqa: PLR0913
                     output.write(chunk)
             if status := container.wait()["StatusCode"]:
                 raise TestbedError(explain(what, status, log, variables))
-            repository, _, tag = name.rpartition(":")
+            repository, _colon, tag = name.rpartition(":")
             container.commit(repository, tag, changes=[*changes, f"LABEL {LABEL}=image"])
         finally:
             container.remove(force=True, v=True)

@@ -148,7 +148,7 @@ def wait_until_booted(container: Container, name: str) -> None:
         container.reload()
         if container.status != "running":
             break
-        _, state = run(container, "systemctl", "is-system-running")
+        _status, state = run(container, "systemctl", "is-system-running")
         if state == "degraded":
             break
         if state == "running" and run(container, "systemctl", "is-active", "ssh")[0] == 0:
@@ -252,7 +252,7 @@ def describe_all(client: DockerClient) -> tuple[str, str]:
     known, config = "", "# Written by python -m testbed at every change of a host: do not edit.\n"
     for container in running(client):
         host = describe(container)
-        _, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        _status, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
         known += f"{host['name']} {public}\n"
         config += (
             f"\nHost {host['name']}\n"

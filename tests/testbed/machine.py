@@ -97,8 +97,8 @@ def pip_settings(listing: str, environment: Mapping[str, str]) -> tuple[dict[str
     """
     options: dict[str, str] = {}
     for line in sorted(listing.splitlines(), key=lambda text: text.startswith(":env:")):
-        name, _, value = line.partition("=")
-        scope, _, option = name.rpartition(".")
+        name, _equals, value = line.partition("=")
+        scope, _dot, option = name.rpartition(".")
         if scope in {"global", "install", ":env:"}:
             options[option] = str(ast.literal_eval(value))
     variables = {
