@@ -20,6 +20,7 @@ ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
 SHARED = {
     "sparerig_device",  # the one switch between an NVIDIA card and the processor
     "model_store_path",  # where model_store leaves the model, for those that serve it
+    "model_store_repository",  # the model's own name, for the engine to call it by
     "vllm_unit",  # the engine's name on its network, for the page
     "inventory_hostname",
     "groups",
@@ -29,6 +30,7 @@ SHARED = {
     "lookup",
     "ansible_check_mode",
     "ansible_managed",
+    "ansible_playbook_python",
 }
 
 
