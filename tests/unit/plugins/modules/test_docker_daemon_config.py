@@ -11,6 +11,7 @@ import time
 import typing as t
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.modules import docker_daemon_config
 
 if t.TYPE_CHECKING:
@@ -156,7 +157,7 @@ def test_an_engine_that_cannot_be_asked(run: Run, host: Host) -> None:
 
 
 def test_a_host_without_docker(run: Run, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_daemon_config.AnsibleModule, "get_bin_path", lambda *_: None)
+    monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_: None)
     host.engine_started(None)
     answer = run({"a": 1})
     assert answer["changed"]

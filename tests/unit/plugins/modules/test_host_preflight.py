@@ -65,7 +65,7 @@ def check(answer: dict[str, t.Any], name: str) -> dict[str, str]:
 def test_a_host_that_will_do(run: Run, host: Host) -> None:
     answer = run(
         disk=[{"path": f"{host.root}/not/there/yet", "min_free_gib": 0}],
-        secrets={"vllm_api_key": "", "open_webui_admin_password": "one line", "other": None},
+        secrets={"vllm_api_key": "", "open_webui_admin_password": "sesame", "other": None},
     )
     assert not answer["changed"]
     assert answer["docker"] == "package"
@@ -164,9 +164,7 @@ def test_systems(os_release: str, machine: str, status: STATUS, seen: str) -> No
 def test_kinds_of_docker(
     monkeypatch: pytest.MonkeyPatch, *, snap: bool, dockerd: bool, kind: str
 ) -> None:
-    monkeypatch.setattr(host_preflight.Path, "exists", lambda _path: snap)
-    monkeypatch.setattr(
-        host_preflight.shutil, "which", lambda *_, **__: "/usr/bin/dockerd" if dockerd else None
-    )
+    monkeypatch.setattr("pathlib.Path.exists", lambda _path: snap)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: "/usr/bin/dockerd" if dockerd else None)
     assert host_preflight.docker_kind() == kind
     assert host_preflight.check_docker(kind).status == ("fail" if snap else "pass")
