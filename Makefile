@@ -54,6 +54,11 @@ lint: .venv ## Check style and documents
 	$(BIN)/ansible-lint --offline
 	$(BIN)/antsibull-changelog lint
 	shellcheck $$(git ls-files '*.sh') .ci/run
+	$(BIN)/python tests/write_docs.py --check
+
+.PHONY: docs
+docs: .venv ## Write the pages that are made from the sources
+	$(BIN)/python tests/write_docs.py
 
 .PHONY: types
 types: .venv ## Check the types

@@ -103,7 +103,7 @@ def failed(answer: dict[str, t.Any]) -> list[tuple[str, str]]:
 
 
 def seen(answer: dict[str, t.Any], name: str) -> str:
-    return next(check["seen"] for check in answer["checks"] if check["name"] == name)
+    return str(next(check["seen"] for check in answer["checks"] if check["name"] == name))
 
 
 # What is well
