@@ -62,10 +62,8 @@ LOADED = {
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
     """Start a misbehaving server; the behaviour comes behind its address."""
-    server = SERVER.start()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with SERVER.running() as address:
+        yield address
 
 
 @pytest.fixture
@@ -724,12 +722,13 @@ def test_secrets_from_files(ask: Ask, base: str, host: FakeHost) -> None:
 
 
 def test_key_from_a_file_is_never_shown(ask: Ask, host: FakeHost) -> None:
-    host.files["/etc/vllm.env"] = "VLLM_API_KEY=Unauthorized\n"
+    """Ansible hides what stands in api_key; a file's content is for the module to hide."""
+    host.files["/etc/vllm.env"] = f"VLLM_API_KEY={SERVER.MODEL}\n"
 
-    answer = ask(api_key=None, api_key_file="/etc/vllm.env")
+    answer = ask("open", api_key=None, api_key_file="/etc/vllm.env")
 
-    assert failed(answer) == [("api_models", "api-key-rejected")]
-    assert "Unauthorized" not in str(answer)
+    assert "api_models" in statuses(answer)
+    assert SERVER.MODEL not in str(answer)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ import struct
 import sys
 import threading
 import time
+import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY = "stand-in-key"
 SESAME = "stand-in-password"  # what opens the page
@@ -445,6 +449,15 @@ class Handler(BaseHTTPRequestHandler):
         os.close(self.connection.detach())
         self.close_connection = True
         return True
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """Serve in this process for a while; yield the address."""
+    server = start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 def start() -> ThreadingHTTPServer:
