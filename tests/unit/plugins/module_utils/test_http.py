@@ -74,5 +74,5 @@ def test_server_message_of_a_page() -> None:
 
 
 def test_long_words_are_shortened() -> None:
-    assert shorten("a " * 1000) == "a " * 150 + "..."
+    assert shorten("a " * 1000) == "a " * 150 + " ..."
     assert shorten(b"\xff\n\tend") == "\N{REPLACEMENT CHARACTER} end"
