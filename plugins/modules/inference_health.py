@@ -391,7 +391,7 @@ def read_secret(host: Host, option: str, path: str, name: str) -> str:
             f"{option} {path} is not there or not readable: run with become, or correct it"
         )
     for line in text.splitlines():
-        key, value = line.partition("=")[::2]
+        key, _equals, value = line.partition("=")
         if key.strip() == name and value.strip():
             return value.strip()
     raise OptionError(f"{option} {path} has no line {name}=VALUE")
