@@ -9,21 +9,23 @@ PRIVATE to this collection: names and behaviour may change in any release.
 from __future__ import annotations
 
 import json
+import mimetypes
 import re
+import ssl
 import time
 import typing as t
 import uuid
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode
-
-from ansible.module_utils.urls import open_url
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from urllib.parse import SplitResult
 
 Json = t.Any
+"""What the API answers: decoded JSON of a shape that only the caller knows."""
 
 OLDEST = (0, 11)
 """The oldest release line that has every route used here (read in its source)."""
@@ -34,9 +36,12 @@ PUBLIC = {"principal_type": "user", "principal_id": "*", "permission": "read"}
 """The access grant that opens a model or a knowledge base to everyone who is signed in."""
 
 _PAUSE = 1.0
-_PAUSE_LIMITED = 20.0  # an attempt that is refused counts too: asking more often keeps the door shut
+_PAUSE_LIMITED = (
+    20.0  # an attempt that is refused counts too: asking more often keeps the door shut
+)
 _TOO_MANY = 429
 _AGAIN = (502, 503, 504)
+_BAD_REQUEST = 400
 _UNAUTHORISED = 401
 _FORBIDDEN = 403
 _NOT_FOUND = 404
@@ -50,10 +55,11 @@ class OpenWebUIError(Exception):
 class UnexpectedAnswerError(OpenWebUIError):
     """Open WebUI answered, but not with what was asked for."""
 
-    def __init__(self, method: str, url: str, status: int, detail: str, hint: str = "") -> None:
+    def __init__(self, request: Request, status: int, detail: str, hint: str = "") -> None:
+        """Name the request, what was answered and, in ``hint``, what to do about it."""
         self.status = status
         self.detail = detail
-        message = f"{method} {url} answered {status}: {detail or 'no reason given'}"
+        message = f"{request.method} {request.url} answered {status}: {detail or 'no reason given'}"
         super().__init__(f"{message}. {hint}" if hint else message)
 
 
@@ -76,34 +82,48 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request. ``repeatable``: sending it twice does no harm."""
+
+    method: str
+    url: str
+    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    repeatable: bool = False
+
+
 class Transport(t.Protocol):
     """Sends one request. Raises ConnectionRefusedError when nobody listens, OSError otherwise."""
 
-    def __call__(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> Answer: ...
+    def __call__(self, request: Request, timeout: float, /) -> Answer:
+        """Send it and wait for the whole answer."""
 
 
 def http_transport(*, validate_certs: bool = True) -> Transport:
     """Send requests straight to the host: a proxy has no business between a PC and its own page."""
 
-    def send(method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> Answer:
+    def connect(url: SplitResult, timeout: float) -> HTTPConnection:
+        if url.scheme == "http":
+            return HTTPConnection(url.hostname or "", url.port, timeout=timeout)
+        context = ssl.create_default_context()
+        if not validate_certs:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return HTTPSConnection(url.hostname or "", url.port, timeout=timeout, context=context)
+
+    def send(request: Request, timeout: float) -> Answer:
+        url = urlsplit(request.url)
+        connection = connect(url, timeout)
         try:
-            with open_url(
-                url,
-                data=body,
-                headers=dict(headers),
-                method=method,
-                use_proxy=False,
-                timeout=timeout,
-                validate_certs=validate_certs,
-                follow_redirects="none",
-            ) as response:
-                return Answer(response.status, response.read())
-        except HTTPError as error:
-            return Answer(error.code, error.read())
-        except URLError as error:
-            if isinstance(error.reason, OSError):
-                raise error.reason from error
-            raise OSError(str(error.reason)) from error
+            target = urlunsplit(("", "", url.path, url.query, ""))
+            connection.request(request.method, target, request.body, dict(request.headers))
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        except HTTPException as error:
+            raise ConnectionError(repr(error)) from error
+        finally:
+            connection.close()
 
     return send
 
@@ -113,9 +133,14 @@ def read_credentials(path: str) -> tuple[str | None, str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        message = f"The credentials file {path} cannot be read: {error.strerror}. It is made by the role open_webui; run the play with become."
+        message = (
+            f"The credentials file {path} cannot be read: {error.strerror}. "
+            "The role open_webui makes it, for root only: run the task with become."
+        )
         raise OpenWebUIError(message) from error
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    values = dict(
+        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
+    )
     if not values.get("WEBUI_ADMIN_PASSWORD"):
         raise OpenWebUIError(f"The credentials file {path} has no line WEBUI_ADMIN_PASSWORD=...")
     return values.get("WEBUI_ADMIN_EMAIL"), values["WEBUI_ADMIN_PASSWORD"]
@@ -137,9 +162,10 @@ class OpenWebUI:
         warn: Callable[[str], None] = lambda _: None,
         transport: Transport | None = None,
     ) -> None:
+        """Wait until Open WebUI answers, check its version, sign in."""
         self.account = account
         self.base = account.url.rstrip("/")
-        self._send = transport or http_transport(validate_certs=account.validate_certs)
+        self.transport = transport or http_transport(validate_certs=account.validate_certs)
         self._deadline = time.monotonic() + account.timeout
         self._headers: dict[str, str] = {"Accept": "application/json"}
         self.version = self._check_version(warn)
@@ -147,18 +173,23 @@ class OpenWebUI:
 
     # What can be asked.
 
-    def get(self, path: str, **query: t.Any) -> Json:
+    def get(self, path: str, **query: str | int) -> Json:
         """Read; asked again while Open WebUI starts or is busy."""
-        return self._json("GET", self._url(path, query), None, repeatable=True)
+        return self._ask(
+            Request("GET", self._url(path, query), headers=self._headers, repeatable=True)
+        )
 
-    def post(self, path: str, body: Json = None, **query: t.Any) -> Json:
+    def post(self, path: str, body: Json = None, **query: str | int) -> Json:
         """Change something; never sent twice once it may have arrived."""
-        return self._json("POST", self._url(path, query), body)
+        headers = {**self._headers, "Content-Type": "application/json"}
+        return self._ask(
+            Request("POST", self._url(path, query), json.dumps(body).encode(), headers)
+        )
 
     def delete(self, path: str) -> Json:
         """Remove something; that it is gone already is no failure."""
         try:
-            return self._json("DELETE", self._url(path, {}), None)
+            return self._ask(Request("DELETE", self._url(path, {}), headers=self._headers))
         except UnexpectedAnswerError as error:
             if error.status == _NOT_FOUND:
                 return None
@@ -168,8 +199,7 @@ class OpenWebUI:
         """Send one file; answers its record at once, indexing goes on behind it."""
         body, content_type = _multipart(name, content, metadata or {})
         headers = {**self._headers, "Content-Type": content_type}
-        url = self._url("/api/v1/files/", {})
-        return self._decode("POST", url, self._exchange("POST", url, body, headers, repeatable=False))
+        return self._ask(Request("POST", self._url("/api/v1/files/", {}), body, headers))
 
     def remaining(self) -> float:
         """Seconds left of what the caller allowed."""
@@ -177,51 +207,42 @@ class OpenWebUI:
 
     # How it is asked.
 
-    def _url(self, path: str, query: Mapping[str, t.Any]) -> str:
+    def _url(self, path: str, query: Mapping[str, str | int]) -> str:
         return f"{self.base}{path}" + (f"?{urlencode(query)}" if query else "")
 
-    def _json(self, method: str, url: str, body: Json, *, repeatable: bool = False) -> Json:
-        headers = dict(self._headers)
-        data = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            data = json.dumps(body).encode()
-        return self._decode(method, url, self._exchange(method, url, data, headers, repeatable=repeatable))
+    def _ask(self, request: Request) -> Json:
+        return _decode(request, self._exchange(request))
 
-    def _exchange(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, repeatable: bool
-    ) -> Answer:
+    def _exchange(self, request: Request) -> Answer:
         while True:
             try:
-                answer = self._send(method, url, body, headers, max(1.0, self.remaining()))
+                answer = self.transport(request, max(1.0, self.remaining()))
             except ConnectionRefusedError as error:  # nobody heard it, so it may be said again
                 self._wait_or_give_up(f"Nobody listens at {self.base}", error)
             except OSError as error:
-                if not repeatable:
-                    message = f"{method} {url} broke off ({error}): whether it was done is not known. Run the play again: what is done stays done."
+                if not request.repeatable:
+                    message = (
+                        f"{request.method} {request.url} broke off ({error}): whether it was done is not known. "
+                        "Run the play again: what is done stays done."
+                    )
                     raise OpenWebUIError(message) from error
-                self._wait_or_give_up(f"{method} {url} failed ({error})", error)
+                self._wait_or_give_up(f"{request.method} {request.url} failed ({error})", error)
             else:
-                if not (repeatable and answer.status in _AGAIN) or self.remaining() < _PAUSE:
+                if (
+                    not (request.repeatable and answer.status in _AGAIN)
+                    or self.remaining() < _PAUSE
+                ):
                     return answer
                 time.sleep(_PAUSE)
 
     def _wait_or_give_up(self, problem: str, error: OSError) -> None:
         if self.remaining() < _PAUSE:
-            hint = f"{problem} within {self.account.timeout:g} s. Is Open WebUI running (systemctl status open-webui), and is the address right?"
-            raise OpenWebUIError(hint) from error
+            message = (
+                f"{problem}, for {self.account.timeout:g} s. "
+                "Is Open WebUI running (systemctl status open-webui), and is the address right?"
+            )
+            raise OpenWebUIError(message) from error
         time.sleep(_PAUSE)
-
-    def _decode(self, method: str, url: str, answer: Answer) -> Json:
-        if answer.status not in _OK:
-            raise UnexpectedAnswerError(method, url, answer.status, _detail(answer.body), _hint(answer.status))
-        if not answer.body:
-            return None
-        try:
-            return json.loads(answer.body)
-        except ValueError as error:
-            hint = "This is not the API of Open WebUI; is a proxy or another program at this address?"
-            raise UnexpectedAnswerError(method, url, answer.status, "something that is not JSON", hint) from error
 
     # Before anything else.
 
@@ -232,39 +253,45 @@ class OpenWebUI:
         version = parse_version(text)
         oldest, tested = (".".join(map(str, numbers)) for numbers in (OLDEST, TESTED))
         if not version:
-            raise OpenWebUIError(f"{self.base}/api/version names no version ({text!r}): this is not Open WebUI.")
+            raise OpenWebUIError(
+                f"{self.base}/api/version names no version ({text!r}): this is not Open WebUI."
+            )
         if version[:2] < OLDEST:
-            message = f"Open WebUI {text} at {self.base} is older than {oldest}: it lacks parts of the API that are needed here. Upgrade it."
+            message = f"Open WebUI {text} at {self.base} is older than {oldest}: its API lacks what is needed here. Upgrade it."
             raise OpenWebUIError(message)
         if version[:2] > TESTED:
-            warn(f"Open WebUI {text} at {self.base} is newer than what this collection was tested with ({tested}.x): check the result.")
+            warn(
+                f"Open WebUI {text} at {self.base} is newer than the tested {tested}.x: check the result."
+            )
         return text
 
     def _sign_in(self) -> str:
-        url = self._url("/api/v1/auths/signin", {})
-        body = json.dumps({"email": self.account.email, "password": self.account.password}).encode()
-        headers = {**self._headers, "Content-Type": "application/json"}
+        request = _sign_in_request(self.account)
         while True:
-            answer = self._exchange("POST", url, body, headers, repeatable=True)
+            answer = self._exchange(request)
             if answer.status != _TOO_MANY or self.remaining() < _PAUSE_LIMITED:
                 break
             time.sleep(_PAUSE_LIMITED)
-        if answer.status not in _OK:
-            raise UnexpectedAnswerError("POST", url, answer.status, _detail(answer.body), self._sign_in_hint(answer.status))
-        session = self._decode("POST", url, answer)
+        session = _decode(request, answer, self._sign_in_hint(answer.status))
         if session.get("role") != "admin":
-            message = f"{self.account.email} signed in at {self.base} with the role {session.get('role')!r}: people and content are managed by an administrator."
+            message = (
+                f"{self.account.email} signed in at {self.base} with the role {session.get('role')!r}: "
+                "people and content are managed by an administrator."
+            )
             raise OpenWebUIError(message)
         self._headers["Authorization"] = f"Bearer {session['token']}"
         return str(session["id"])
 
     def _sign_in_hint(self, status: int) -> str:
         if status == _TOO_MANY:
-            return "Open WebUI allows 15 sign-ins per address in three minutes, the good ones included: wait three minutes, or raise timeout."
-        if status in (400, _UNAUTHORISED):
             return (
-                f"The address {self.account.email} or its password is wrong. The password of the first administrator is set only when the "
-                "database is made; if it was changed in the page since, give that one."
+                "Open WebUI allows 15 sign-ins per address in three minutes, the good ones included: "
+                "wait three minutes, or raise timeout."
+            )
+        if status in (_BAD_REQUEST, _UNAUTHORISED):
+            return (
+                f"The address {self.account.email} or its password is wrong. The password of the first administrator "
+                "is set only when the database is made: if it was changed in the page since, give the new one."
             )
         return ""
 
@@ -277,15 +304,37 @@ def quoted(part: str) -> str:
 def can_sign_in(account: Account, transport: Transport | None = None) -> bool:
     """Say whether this address and password are accepted, whatever the account may do."""
     send = transport or http_transport(validate_certs=account.validate_certs)
-    url = f"{account.url.rstrip('/')}/api/v1/auths/signin"
-    body = json.dumps({"email": account.email, "password": account.password}).encode()
-    answer = send("POST", url, body, {"Content-Type": "application/json"}, account.timeout)
-    if answer.status in (400, _UNAUTHORISED):
+    request = _sign_in_request(account)
+    answer = send(request, account.timeout)
+    if answer.status in (_BAD_REQUEST, _UNAUTHORISED):
         return False
-    if answer.status not in _OK:
-        hint = "Whether the password of this account is the wanted one could not be found out."
-        raise UnexpectedAnswerError("POST", url, answer.status, _detail(answer.body), hint)
+    _decode(
+        request,
+        answer,
+        "Whether the password of this account is the wanted one could not be found out.",
+    )
     return True
+
+
+def _sign_in_request(account: Account) -> Request:
+    body = json.dumps({"email": account.email, "password": account.password}).encode()
+    url = f"{account.url.rstrip('/')}/api/v1/auths/signin"
+    return Request("POST", url, body, {"Content-Type": "application/json"}, repeatable=True)
+
+
+def _decode(request: Request, answer: Answer, hint: str = "") -> Json:
+    if answer.status not in _OK:
+        hint = hint or _hint(answer.status)
+        raise UnexpectedAnswerError(request, answer.status, _detail(answer.body), hint)
+    if not answer.body:
+        return None
+    try:
+        return json.loads(answer.body)
+    except ValueError as error:
+        hint = "This is not the API of Open WebUI; is a proxy or another program at this address?"
+        raise UnexpectedAnswerError(
+            request, answer.status, "something that is not JSON", hint
+        ) from error
 
 
 def _detail(body: bytes) -> str:
@@ -295,8 +344,9 @@ def _detail(body: bytes) -> str:
     except (ValueError, AttributeError):
         return "an answer that is not Open WebUI's (a proxy's?)" if body else ""
     if isinstance(detail, list):
-        problems = ("{}: {}".format(".".join(map(str, item.get("loc", [])[1:])), item.get("msg", "")) for item in detail)
-        return "; ".join(problems)
+        return "; ".join(
+            ".".join(map(str, item["loc"][1:])) + ": " + item["msg"] for item in detail
+        )
     return str(detail).rstrip(".")
 
 
@@ -318,10 +368,11 @@ def _multipart(name: str, content: bytes, metadata: Mapping[str, str]) -> tuple[
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n'
         f"Content-Type: {_content_type(name)}\r\n\r\n"
     )
-    return head.encode() + content + f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+    return (
+        head.encode() + content + f"\r\n--{boundary}--\r\n".encode(),
+        f"multipart/form-data; boundary={boundary}",
+    )
 
 
 def _content_type(name: str) -> str:
-    """Name the types that Open WebUI chooses a reader by; the rest it tells from the suffix."""
-    suffix = Path(name).suffix.lower()
-    return {".pdf": "application/pdf", ".html": "text/html", ".csv": "text/csv"}.get(suffix, "text/plain")
+    return mimetypes.guess_type(name)[0] or "text/plain"

@@ -87,7 +87,12 @@ class Handler(BaseHTTPRequestHandler):
         """Serve the lists."""
         path = self.path.partition("?")[0]
         if path in ("/v1/models", "/models"):
-            self._json({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "vllm"}]})
+            self._json(
+                {
+                    "object": "list",
+                    "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "vllm"}],
+                }
+            )
         elif path == "/_seen":
             with self.lock:
                 self._json(list(self.seen))
@@ -110,7 +115,13 @@ class Handler(BaseHTTPRequestHandler):
             self._stream(text)
         else:
             message = {"role": "assistant", "content": text}
-            self._json({**_head("chat.completion"), "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": _usage(text)})
+            self._json(
+                {
+                    **_head("chat.completion"),
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "usage": _usage(text),
+                }
+            )
 
     def _stream(self, text: str) -> None:
         self.send_response(200)
@@ -119,17 +130,23 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         for piece in _pieces(text):
-            self._event({"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None})
+            self._event(
+                {
+                    "index": 0,
+                    "delta": {"role": "assistant", "content": piece},
+                    "finish_reason": None,
+                }
+            )
             time.sleep(self.token_delay)
         self._event({"index": 0, "delta": {}, "finish_reason": "stop"}, usage=_usage(text))
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def _event(self, choice: dict[str, t.Any], **more: t.Any) -> None:
+    def _event(self, choice: dict[str, t.Any], **more: object) -> None:
         event = {**_head("chat.completion.chunk"), "choices": [choice], **more}
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
 
-    def _json(self, value: t.Any, status: int = 200) -> None:
+    def _json(self, value: object, status: int = 200) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -137,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: t.Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Say nothing: the tests read ``/_seen``."""
 
 
