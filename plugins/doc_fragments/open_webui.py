@@ -31,13 +31,14 @@ options:
     description:
       - A file on the host with lines C(WEBUI_ADMIN_EMAIL=...) and C(WEBUI_ADMIN_PASSWORD=...), such as
         the C(/etc/sparerig/open-webui.env) that the role P(sparerig.llm.open_webui#role) makes.
-      - The password then never leaves the host.
+      - The password then never leaves the host. The session is kept beside it, in a file of the same name that
+        ends in C(.session) and only its owner can read, and used again by later tasks.
     type: path
   timeout:
     description:
       - How many seconds the whole task may spend on reaching Open WebUI and waiting for its answers.
-      - Open WebUI allows 15 sign-ins per address in three minutes. A task signs in once, and waits
-        for its turn as long as this allows.
+      - Open WebUI allows 15 sign-ins per address in three minutes. With O(password) each task signs in
+        once, and waits for its turn as long as this allows.
     type: int
     default: 120
   validate_certs:

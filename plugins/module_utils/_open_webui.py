@@ -8,8 +8,10 @@ PRIVATE to this collection: names and behaviour may change in any release.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mimetypes
+import os
 import re
 import ssl
 import time
@@ -146,6 +148,44 @@ def read_credentials(path: str) -> tuple[str | None, str]:
     return values.get("WEBUI_ADMIN_EMAIL"), values["WEBUI_ADMIN_PASSWORD"]
 
 
+@dataclass(frozen=True)
+class SessionFile:
+    """Keeps a session from one task to the next, readable by its owner only.
+
+    Open WebUI allows 15 sign-ins in three minutes, which three runs of a play would use up.
+    """
+
+    path: Path
+    keep: bool = True
+
+    def load(self, account: Account) -> str | None:
+        """Return the token of this very account, if there is one."""
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            return str(kept["token"]) if kept["account"] == _fingerprint(account) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # a session that cannot be read is one that was never kept
+
+    def save(self, account: Account, token: str) -> None:
+        """Keep the token; a place that cannot be written costs a sign-in each time, no more."""
+        if not self.keep:
+            return
+        new = self.path.with_name(f"{self.path.name}.new")
+        try:
+            new.unlink(missing_ok=True)
+            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"account": _fingerprint(account), "token": token}, file)
+            new.replace(self.path)
+        except OSError:
+            return
+
+
+def _fingerprint(account: Account) -> str:
+    """Tell accounts apart, their passwords included: a wrong one must not pass by an old session."""
+    return hashlib.sha256(f"{account.url} {account.email} {account.password}".encode()).hexdigest()
+
+
 def parse_version(text: str) -> tuple[int, ...]:
     """Turn ``0.12.4`` (or ``v0.12.4-dev``) into numbers; an empty tuple when it has none."""
     found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", text)
@@ -153,7 +193,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 class OpenWebUI:
-    """A signed-in session. One per module call: sign-ins are limited to 15 in three minutes."""
+    """A signed-in session with one Open WebUI."""
 
     def __init__(
         self,
@@ -161,15 +201,17 @@ class OpenWebUI:
         *,
         warn: Callable[[str], None] = lambda _: None,
         transport: Transport | None = None,
+        sessions: SessionFile | None = None,
     ) -> None:
         """Wait until Open WebUI answers, check its version, sign in."""
         self.account = account
+        self._sessions = sessions
         self.base = account.url.rstrip("/")
         self.transport = transport or http_transport(validate_certs=account.validate_certs)
         self._deadline = time.monotonic() + account.timeout
         self._headers: dict[str, str] = {"Accept": "application/json"}
         self.version = self._check_version(warn)
-        self.user_id = self._sign_in()
+        self.user_id = self._open_session()
 
     # What can be asked.
 
@@ -265,22 +307,36 @@ class OpenWebUI:
             )
         return text
 
-    def _sign_in(self) -> str:
-        request = _sign_in_request(self.account)
-        while True:
-            answer = self._exchange(request)
-            if answer.status != _TOO_MANY or self.remaining() < _PAUSE_LIMITED:
-                break
-            time.sleep(_PAUSE_LIMITED)
-        session = _decode(request, answer, self._sign_in_hint(answer.status))
+    def _open_session(self) -> str:
+        """Go on with a kept session, or sign in; return the id of the account."""
+        kept = self._sessions.load(self.account) if self._sessions else None
+        session = self._resume(kept) if kept else None
+        if session is None:
+            session = self._sign_in()
+            if self._sessions:
+                self._sessions.save(self.account, session["token"])
         if session.get("role") != "admin":
             message = (
-                f"{self.account.email} signed in at {self.base} with the role {session.get('role')!r}: "
-                "people and content are managed by an administrator."
+                f"{self.account.email} signed in at {self.base} with the role "
+                f"{session.get('role')!r}: people and content are managed by an administrator."
             )
             raise OpenWebUIError(message)
         self._headers["Authorization"] = f"Bearer {session['token']}"
         return str(session["id"])
+
+    def _resume(self, token: str) -> Json:
+        headers = {**self._headers, "Authorization": f"Bearer {token}"}
+        request = Request("GET", self._url("/api/v1/auths/", {}), None, headers, repeatable=True)
+        answer = self._exchange(request)
+        return _decode(request, answer) if answer.status in _OK else None
+
+    def _sign_in(self) -> Json:
+        request = _sign_in_request(self.account)
+        while True:
+            answer = self._exchange(request)
+            if answer.status != _TOO_MANY or self.remaining() < _PAUSE_LIMITED:
+                return _decode(request, answer, self._sign_in_hint(answer.status))
+            time.sleep(_PAUSE_LIMITED)
 
     def _sign_in_hint(self, status: int) -> str:
         if status == _TOO_MANY:

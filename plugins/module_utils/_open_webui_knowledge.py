@@ -22,6 +22,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people import groups_by_name
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+    Grant,
+    Mode,
     Step,
     describe_grants,
     grant_list,
@@ -167,7 +169,7 @@ def knowledge_by_name(client: OpenWebUI) -> dict[str, Record]:
 
 
 def plan_knowledge(
-    client: OpenWebUI, entries: Sequence[Entry], files: Mapping[str, list[LocalFile]]
+    client: OpenWebUI, entries: Sequence[Entry], files: Mapping[str, list[LocalFile]], mode: Mode
 ) -> list[Step]:
     """Compare the wanted knowledge bases and their files with those that exist."""
     existing = knowledge_by_name(client)
@@ -179,7 +181,9 @@ def plan_knowledge(
             if record:
                 steps.append(_removal(client, record))
             continue
-        step = _step(client, entry, record, files[entry["name"]], group_ids)
+        grants = grants_for(entry, group_ids, f"Knowledge base {entry['name']}", mode)
+        names = {group_id: name for name, group_id in group_ids.items()}
+        step = _step(client, entry, record, _Wanted(files[entry["name"]], grants, names))
         if step:
             steps.append(step)
     return steps
@@ -196,15 +200,17 @@ def _removal(client: OpenWebUI, record: Record) -> Step:
     return Step(record["name"], {"description": record["description"]}, None, make)
 
 
-def _step(
-    client: OpenWebUI,
-    entry: Entry,
-    record: Record | None,
-    files: Sequence[LocalFile],
-    group_ids: Mapping[str, str],
-) -> Step | None:
-    grants = grants_for(entry, group_ids, f"Knowledge base {entry['name']}")
-    names = {group_id: name for name, group_id in group_ids.items()}
+@dataclass(frozen=True)
+class _Wanted:
+    """What an entry comes to once its names are looked up."""
+
+    files: Sequence[LocalFile]
+    grants: set[Grant]
+    group_names: Mapping[str, str]
+
+
+def _step(client: OpenWebUI, entry: Entry, record: Record | None, wanted: _Wanted) -> Step | None:
+    files, grants, names = wanted.files, wanted.grants, wanted.group_names
     sync = _Sync(client, record["id"], files, entry["index_timeout"]) if record else None
     before = {"description": "", "visibility": "private", "files": {}}
     after = {

@@ -22,6 +22,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people import groups_by_name
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
     Grant,
+    Mode,
     Step,
     describe_grants,
     grant_list,
@@ -32,7 +33,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps imp
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 Entry = t.Mapping[str, t.Any]
 Record = dict[str, t.Any]
@@ -58,29 +59,29 @@ class _Surroundings:
     records: Mapping[str, Record]
     group_ids: Mapping[str, str]
     knowledge: Mapping[str, Record]
+    mode: Mode
 
     @property
     def group_names(self) -> dict[str, str]:
         return {group_id: name for name, group_id in self.group_ids.items()}
 
 
-def plan_models(
-    client: OpenWebUI, entries: Sequence[Entry], *, check_mode: bool, warn: Callable[[str], None]
-) -> list[Step]:
+def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Step]:
     """Compare the wanted models with those that are registered."""
     around = _Surroundings(
         records={record["id"]: record for record in client.get("/api/v1/models/all")},
         group_ids={name: group["id"] for name, group in groups_by_name(client).items()},
         knowledge=knowledge_by_name(client) if any(entry["knowledge"] for entry in entries) else {},
+        mode=mode,
     )
     served = {model["id"] for model in client.get("/api/models")["data"]}
     steps: list[Step] = []
     for entry in _with_shared_bases(entries, around):
         if entry["state"] == "present" and (entry["base_model"] or entry["id"]) not in served:
-            warn(
+            mode.warn(
                 f"Model {entry['id']}: {entry['base_model'] or entry['id']} is not served now (served: {', '.join(sorted(served)) or 'nothing'})."
             )
-        step = _step(client, entry, around, warn if check_mode else None)
+        step = _step(client, entry, around)
         if step:
             steps.append(step)
     return steps
@@ -93,7 +94,7 @@ def _with_shared_bases(entries: Sequence[Entry], around: _Surroundings) -> list[
     for entry in entries:
         base = entry["base_model"]
         if entry["state"] == "present" and base and base not in listed:
-            grants = grants_for(entry, around.group_ids, f"Model {entry['id']}")
+            grants = grants_for(entry, around.group_ids, f"Model {entry['id']}", around.mode)
             needed.setdefault(base, set()).update(grants)
     shared = [
         {"id": base, "state": "present", "base_model": None, "grants": grants}
@@ -106,9 +107,7 @@ def _with_shared_bases(entries: Sequence[Entry], around: _Surroundings) -> list[
     return [*({**nothing, **base} for base in shared), *entries]
 
 
-def _step(
-    client: OpenWebUI, entry: Entry, around: _Surroundings, warn: Callable[[str], None] | None
-) -> Step | None:
+def _step(client: OpenWebUI, entry: Entry, around: _Surroundings) -> Step | None:
     model_id = entry["id"]
     record = around.records.get(model_id)
     if entry["state"] == "absent":
@@ -130,7 +129,7 @@ def _step(
         "is_active": True,
     }
     before: Record = record or blank
-    after = _wanted_record(entry, before, around, warn)
+    after = _wanted_record(entry, before, around)
     if record and _comparable(before, around) == _comparable(after, around):
         return None
     path = "/api/v1/models/model/update" if record else "/api/v1/models/create"
@@ -146,9 +145,7 @@ def _step(
     return Step(model_id, shown_before, shown_after, make)
 
 
-def _wanted_record(
-    entry: Entry, before: Record, around: _Surroundings, warn: Callable[[str], None] | None
-) -> Record:
+def _wanted_record(entry: Entry, before: Record, around: _Surroundings) -> Record:
     """Lay the entry over the record: what the entry leaves out stays as it is."""
     meta = dict(before["meta"] or {})
     params = {key: value for key, value in (before["params"] or {}).items() if value is not None}
@@ -157,7 +154,7 @@ def _wanted_record(
     if entry["capabilities"] is not None:
         meta["capabilities"] = {**(meta.get("capabilities") or {}), **entry["capabilities"]}
     if entry["knowledge"] is not None:
-        meta["knowledge"] = _knowledge_items(entry, around.knowledge, warn)
+        meta["knowledge"] = _knowledge_items(entry, around)
     if entry["params"] is not None:
         params = {**entry["params"], **({"system": params["system"]} if "system" in params else {})}
     if entry["system"] is not None:
@@ -165,7 +162,7 @@ def _wanted_record(
     if "grants" in entry:  # a base model that presets are shared through keeps who has it already
         grants = entry["grants"] | grants_of(before)
     else:
-        grants = grants_for(entry, around.group_ids, f"Model {entry['id']}")
+        grants = grants_for(entry, around.group_ids, f"Model {entry['id']}", around.mode)
     return {
         "id": entry["id"],
         "name": entry["name"] or before["name"],
@@ -177,23 +174,14 @@ def _wanted_record(
     }
 
 
-def _knowledge_items(
-    entry: Entry, known: Mapping[str, Record], warn: Callable[[str], None] | None
-) -> list[dict[str, str]]:
+def _knowledge_items(entry: Entry, around: _Surroundings) -> list[dict[str, str]]:
+    known = around.knowledge
     unknown = sorted(set(entry["knowledge"]) - set(known))
-    if unknown and not warn:
-        message = f"Model {entry['id']}: no knowledge base named {', '.join(unknown)}. Make it with open_webui_knowledge first. Nothing was changed."
-        raise OpenWebUIError(message)
-    if unknown and warn:  # a play that makes them first has not made them in check mode
-        warn(
-            f"Model {entry['id']}: no knowledge base named {', '.join(unknown)} yet. Outside check mode this fails."
-        )
-    return [
-        {"id": known[name]["id"], "name": name, "type": "collection"}
-        if name in known
-        else {"id": "", "name": name}
-        for name in entry["knowledge"]
-    ]
+    if unknown:
+        names = ", ".join(unknown)
+        around.mode.missing(f"Model {entry['id']}: no knowledge base named {names}.")
+    ids = {name: known[name]["id"] if name in known else "" for name in entry["knowledge"]}
+    return [{"id": ids[name], "name": name, "type": "collection"} for name in entry["knowledge"]]
 
 
 def _comparable(record: Record, around: _Surroundings) -> Record:

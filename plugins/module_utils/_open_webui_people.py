@@ -22,13 +22,14 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     quoted,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+    Mode,
     Step,
     only_differences,
     refuse_duplicates,
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 Entry = t.Mapping[str, t.Any]
 
@@ -168,13 +169,11 @@ def groups_by_name(client: OpenWebUI) -> dict[str, Entry]:
     return {group["name"]: group for group in groups}
 
 
-def plan_groups(
-    client: OpenWebUI, entries: Sequence[Entry], *, check_mode: bool, warn: Callable[[str], None]
-) -> list[Step]:
+def plan_groups(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Step]:
     """Compare the wanted groups, their permissions and members with those that exist."""
     existing = groups_by_name(client)
     ids = {user["email"].lower(): user["id"] for user in client.get("/api/v1/users/all")["users"]}
-    _known_members(entries, ids, warn if check_mode else None)
+    _known_members(entries, ids, mode)
     if any(entry["permissions"] for entry in entries):
         known = client.get("/api/v1/users/default/permissions")
         for entry in entries:
@@ -183,22 +182,13 @@ def plan_groups(
     return [step for step in steps if step]
 
 
-def _known_members(
-    entries: Sequence[Entry], ids: Mapping[str, str], warn: Callable[[str], None] | None
-) -> None:
+def _known_members(entries: Sequence[Entry], ids: Mapping[str, str], mode: Mode) -> None:
     wanted = {
         email.lower() for e in entries if e["state"] == "present" for email in e["members"] or []
     }
     unknown = sorted(wanted - set(ids))
-    if not unknown:
-        return
-    if warn:  # a play that makes the users first has not made them in check mode
-        warn(
-            f"No such users yet: {', '.join(unknown)}. Outside check mode this fails unless they are made before."
-        )
-        return
-    message = f"No such users: {', '.join(unknown)}. Make them with open_webui_user first. Nothing was changed."
-    raise OpenWebUIError(message)
+    if unknown:
+        mode.missing(f"No such users: {', '.join(unknown)}. Make them with open_webui_user first.")
 
 
 def _known_permissions(entry: Entry, known: Mapping[str, t.Any]) -> None:

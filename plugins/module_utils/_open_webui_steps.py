@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     PUBLIC,
     Account,
+    OpenWebUI,
     OpenWebUIError,
+    SessionFile,
     read_credentials,
 )
 
@@ -65,6 +68,20 @@ class Step:
         return "removed" if self.after is None else "changed"
 
 
+@dataclass(frozen=True)
+class Mode:
+    """How the play runs."""
+
+    check: bool
+    warn: Callable[[str], None]
+
+    def missing(self, what: str) -> None:
+        """Stop for something that is not there; in check mode an earlier task may only not have made it."""
+        if not self.check:
+            raise OpenWebUIError(f"{what} Nothing was changed.")
+        self.warn(f"{what} Outside check mode this fails, unless an earlier task makes it.")
+
+
 def account_from(params: Mapping[str, t.Any]) -> Account:
     """Build the account from module parameters, reading the credentials file when there is one."""
     email, password = params["email"], params["password"]
@@ -79,10 +96,17 @@ def account_from(params: Mapping[str, t.Any]) -> Account:
     )
 
 
-def carry_out(steps: Sequence[Step], *, check_mode: bool) -> dict[str, t.Any]:
+def connect(params: Mapping[str, t.Any], mode: Mode) -> OpenWebUI:
+    """Reach Open WebUI as the parameters of a module say."""
+    kept = params["credentials_file"] and Path(f"{params['credentials_file']}.session")
+    sessions = SessionFile(kept, keep=not mode.check) if kept else None
+    return OpenWebUI(account_from(params), warn=mode.warn, sessions=sessions)
+
+
+def carry_out(steps: Sequence[Step], mode: Mode) -> dict[str, t.Any]:
     """Make the steps in order, unless only asked about; return what a module answers."""
     done: list[str] = []
-    for step in [] if check_mode else steps:
+    for step in [] if mode.check else steps:
         try:
             step.make()
         except OpenWebUIError as error:
@@ -109,7 +133,9 @@ def refuse_duplicates(what: str, names: Iterable[str]) -> None:
         )
 
 
-def grants_for(entry: Mapping[str, t.Any], group_ids: Mapping[str, str], what: str) -> set[Grant]:
+def grants_for(
+    entry: Mapping[str, t.Any], group_ids: Mapping[str, str], what: str, mode: Mode
+) -> set[Grant]:
     """Turn visibility and groups of an entry into Open WebUI's access grants."""
     if entry["visibility"] == "public":
         return {(PUBLIC["principal_type"], PUBLIC["principal_id"], PUBLIC["permission"])}
@@ -118,8 +144,8 @@ def grants_for(entry: Mapping[str, t.Any], group_ids: Mapping[str, str], what: s
     unknown = sorted(set(entry["groups"]) - set(group_ids))
     if unknown:
         known = ", ".join(sorted(group_ids)) or "none"
-        raise OpenWebUIError(f"{what}: no group named {', '.join(unknown)} (there are: {known}).")
-    return {("group", group_ids[name], "read") for name in entry["groups"]}
+        mode.missing(f"{what}: no group named {', '.join(unknown)} (there are: {known}).")
+    return {("group", group_ids.get(name, name), "read") for name in entry["groups"]}
 
 
 def grants_of(record: Mapping[str, t.Any]) -> set[Grant]:

@@ -118,7 +118,6 @@ version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
     OpenWebUIError,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_config import (
@@ -128,8 +127,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_config im
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
-    account_from,
+    Mode,
     carry_out,
+    connect,
 )
 
 BANNER = {
@@ -160,8 +160,9 @@ def main() -> None:
     )
     try:
         wanted = wanted_settings(module.params)
-        client = OpenWebUI(account_from(module.params), warn=module.warn)
-        result = carry_out(plan_settings(client, wanted), check_mode=module.check_mode)
+        mode = Mode(module.check_mode, module.warn)
+        client = connect(module.params, mode)
+        result = carry_out(plan_settings(client, wanted), mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

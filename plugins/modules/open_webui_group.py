@@ -96,7 +96,6 @@ version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
     OpenWebUIError,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people import (
@@ -106,8 +105,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people im
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
-    account_from,
+    Mode,
     carry_out,
+    connect,
 )
 
 GROUP = {
@@ -132,9 +132,10 @@ def main() -> None:
     groups = module.params["groups"]
     try:
         check_groups(groups)
-        client = OpenWebUI(account_from(module.params), warn=module.warn)
-        steps = plan_groups(client, groups, check_mode=module.check_mode, warn=module.warn)
-        result = carry_out(steps, check_mode=module.check_mode)
+        mode = Mode(module.check_mode, module.warn)
+        client = connect(module.params, mode)
+        steps = plan_groups(client, groups, mode)
+        result = carry_out(steps, mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

@@ -111,7 +111,6 @@ version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
     OpenWebUIError,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge import (
@@ -123,8 +122,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps imp
     CONNECTION_RULES,
     SHARING_OPTIONS,
     SHARING_RULES,
-    account_from,
+    Mode,
     carry_out,
+    connect,
 )
 
 KNOWLEDGE = {
@@ -157,8 +157,11 @@ def main() -> None:
     knowledge = module.params["knowledge"]
     try:
         files = check_knowledge(knowledge)
-        client = OpenWebUI(account_from(module.params), warn=module.warn)
-        result = carry_out(plan_knowledge(client, knowledge, files), check_mode=module.check_mode)
+        mode = Mode(module.check_mode, module.warn)
+        client = connect(module.params, mode)
+        result = carry_out(
+            plan_knowledge(client, knowledge, files, mode), check_mode=module.check_mode
+        )
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

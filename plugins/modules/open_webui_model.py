@@ -135,7 +135,6 @@ version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
     OpenWebUIError,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_models import (
@@ -147,8 +146,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps imp
     CONNECTION_RULES,
     SHARING_OPTIONS,
     SHARING_RULES,
-    account_from,
+    Mode,
     carry_out,
+    connect,
 )
 
 MODEL = {
@@ -185,9 +185,10 @@ def main() -> None:
     models = module.params["models"]
     try:
         check_models(models)
-        client = OpenWebUI(account_from(module.params), warn=module.warn)
-        steps = plan_models(client, models, check_mode=module.check_mode, warn=module.warn)
-        result = carry_out(steps, check_mode=module.check_mode)
+        mode = Mode(module.check_mode, module.warn)
+        client = connect(module.params, mode)
+        steps = plan_models(client, models, mode)
+        result = carry_out(steps, mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

@@ -111,7 +111,6 @@ version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
     OpenWebUIError,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people import (
@@ -121,8 +120,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people im
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
-    account_from,
+    Mode,
     carry_out,
+    connect,
 )
 
 USER = {
@@ -160,8 +160,9 @@ def main() -> None:
     users = module.params["users"]
     try:
         check_users(users)
-        client = OpenWebUI(account_from(module.params), warn=module.warn)
-        result = carry_out(plan_users(client, users), check_mode=module.check_mode)
+        mode = Mode(module.check_mode, module.warn)
+        client = connect(module.params, mode)
+        result = carry_out(plan_users(client, users), mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)
