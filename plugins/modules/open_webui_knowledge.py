@@ -159,9 +159,8 @@ def main() -> None:
         files = check_knowledge(knowledge)
         mode = Mode(module.check_mode, module.warn)
         client = connect(module.params, mode)
-        result = carry_out(
-            plan_knowledge(client, knowledge, files, mode), check_mode=module.check_mode
-        )
+        steps = plan_knowledge(client, knowledge, files, mode)
+        result = carry_out(steps, mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)
