@@ -32,7 +32,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
 )
 from browser.page import Page
 from browser.upstream import MODEL as STAND_IN
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +162,10 @@ def expected_errors() -> list[str]:
 
 @pytest.fixture
 def open_page(
-    chromium: Browser, expected_errors: list[str], request: pytest.FixtureRequest
+    chromium: Browser,
+    expected_errors: list[str],
+    make_person: Callable[..., Person],  # noqa: ARG001
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Page]]:
     """Open the page as a new visitor; afterwards see that it kept to itself and made no errors."""
     contexts: list[BrowserContext] = []
@@ -173,15 +176,16 @@ def open_page(
         parts = urlsplit(url)
         return parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(URL).netloc
 
+    def note_error(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(f"{message.text} ({message.location['url']})")
+
     def open_(size: str = "desktop") -> Page:
         context = chromium.new_context(**SIZES[size], locale="en-US", base_url=URL)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=URL)
         contexts.append(context)
         page = context.new_page()
-        page.on(
-            "console",
-            lambda message: errors.append(message.text) if message.type == "error" else None,
-        )
+        page.on("console", note_error)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "request", lambda sent: strangers.append(sent.url) if is_stranger(sent.url) else None

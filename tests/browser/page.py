@@ -36,12 +36,14 @@ class Page:
     def __init__(self, tab: Tab, pictures: Path) -> None:
         self.tab = tab
         self._pictures = pictures
+        self._name = ""
         tab.set_default_timeout(15_000)
 
     # Coming and going.
 
     def sign_in(self, person: Person) -> None:
         """Fill in the form and send it, whatever comes of it."""
+        self._name = person.name
         self.tab.goto("/auth")
         self.tab.get_by_label("Email").fill(person.email, timeout=SLOW)
         self.tab.get_by_label("Password").first.fill(person.password)
@@ -59,8 +61,10 @@ class Page:
         self.tab.wait_for_url("**/auth*")
 
     def open_user_menu(self) -> None:
-        """Open the menu behind one's own picture."""
-        self.tab.get_by_role("button", name="User menu").first.click()
+        """Open the menu behind one's own picture, which an open list of chats shows with the name."""
+        folded = self.tab.get_by_role("button", name="User menu")
+        unfolded = self.tab.locator("#sidebar button", has_text=self._name)
+        (unfolded if self._sidebar_is_open() else folded).first.click()
 
     # Chatting.
 
@@ -116,14 +120,12 @@ class Page:
 
     def open_sidebar(self) -> None:
         """Show the list of chats."""
-        if not self.new_chat_link.is_visible():
+        if not self._sidebar_is_open():
             self.tab.get_by_role("button", name="Open Sidebar").first.click()
-        expect(self.new_chat_link).to_be_visible()
+        expect(self.tab.get_by_role("button", name="Close Sidebar")).to_be_visible()
 
-    @property
-    def new_chat_link(self) -> Locator:
-        """The link in the open sidebar that starts a chat."""
-        return self.tab.locator("#sidebar-new-chat-button")
+    def _sidebar_is_open(self) -> bool:
+        return self.tab.get_by_role("button", name="Close Sidebar").is_visible()
 
     def start_chat(self) -> None:
         """Begin another chat."""
@@ -164,14 +166,14 @@ class Page:
         """Save all chats to a file."""
         dialog = self.open_data_controls()
         with self.tab.expect_download() as download:
-            dialog.get_by_role("button", name="Export", exact=True).click()
+            dialog.locator("button", has_text=re.compile(r"^\s*Export\s*$")).click()
         download.value.save_as(path)
 
     def import_chats(self, path: Path) -> None:
         """Take chats in from a file."""
         dialog = self.open_data_controls()
         with self.tab.expect_file_chooser() as chooser:
-            dialog.get_by_role("button", name="Import", exact=True).click()
+            dialog.locator("button", has_text=re.compile(r"^\s*Import\s*$")).click()
         with self.tab.expect_response(re.compile(r"/api/v1/chats/import")):
             chooser.value.set_files(path)
 

@@ -44,6 +44,8 @@ def greet(name: str) -> str:
 """
 CODE = 'def greet(name: str) -> str:\n    return f"Hello, {name}!"'
 POEM = "Roses are stand-in red, violets are stand-in blue."
+COUNT = " ".join(f"sheep-{number}" for number in range(1, 31))
+SLOWLY = 0.1  # seconds between the sheep, so that even a busy machine shows them one by one
 DEFAULT = "This is the stand-in speaking."
 QUOTE = re.compile(r"The secret word is (\w+)")
 
@@ -58,6 +60,8 @@ def answer_to(messages: list[dict[str, t.Any]]) -> str:
         return f"The document says: {found[1]}." if found else "No document reached the model."
     if "markdown" in question.lower():
         return MARKDOWN
+    if "sheep" in question.lower():
+        return COUNT
     if "poem" in question.lower():
         return POEM
     return DEFAULT
@@ -137,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
                     "finish_reason": None,
                 }
             )
-            time.sleep(self.token_delay)
+            time.sleep(SLOWLY if text == COUNT else self.token_delay)
         self._event({"index": 0, "delta": {}, "finish_reason": "stop"}, usage=_usage(text))
         self.wfile.write(b"data: [DONE]\n\n")
 
