@@ -16,7 +16,7 @@ options:
       - Where Open WebUI listens, as seen from the host that the task runs on.
       - Set once for all modules with C(module_defaults) and the group C(sparerig.llm.open_webui).
     type: str
-    default: http://127.0.0.1:3000
+    default: http://127.0.0.1:8080
   email:
     description:
       - The e-mail address of an administrator.
@@ -29,16 +29,17 @@ options:
     type: str
   credentials_file:
     description:
-      - A file on the host with lines C(WEBUI_ADMIN_EMAIL=...) and C(WEBUI_ADMIN_PASSWORD=...), such as
-        the C(/etc/sparerig/open-webui.env) that the role P(sparerig.llm.open_webui#role) makes.
-      - The password then never leaves the host. The session is kept beside it, in a file of the same name that
-        ends in C(.session) and only its owner can read, and used again by later tasks.
+      - A file on the host with the line C(WEBUI_ADMIN_PASSWORD=...) and, when O(email) is left out,
+        C(WEBUI_ADMIN_EMAIL=...). The role P(sparerig.llm.open_webui#role) makes one,
+        C(/etc/sparerig/sparerig-open-webui.secrets.env).
+      - The password then never leaves the host. The session is kept beside it, in a file of the
+        same name that ends in C(.session) and only its owner can read, and used by later tasks.
     type: path
   timeout:
     description:
-      - How many seconds the whole task may spend on reaching Open WebUI and waiting for its answers.
-      - Open WebUI allows 15 sign-ins per address in three minutes. With O(password) each task signs in
-        once, and waits for its turn as long as this allows.
+      - How many seconds to wait for Open WebUI to start, and for each of its answers.
+      - Open WebUI allows 15 sign-ins per address in three minutes. With O(password) each task
+        signs in once, and waits for its turn as long as this allows.
     type: int
     default: 120
   validate_certs:
@@ -46,8 +47,8 @@ options:
     type: bool
     default: true
 notes:
-  - The modules talk to the API of Open WebUI. They are tested with the releases 0.12.x, warn of a newer
-    one and refuse one older than 0.11.
-  - A task that the connection broke off in the middle of is not repeated by itself. Running the play again
-    is always safe.
+  - The modules talk to the API of Open WebUI. They are tested with the releases 0.12.x, warn of a
+    newer one and refuse one older than 0.11.
+  - A task that the connection broke off in the middle of is not repeated by itself. Running the
+    play again is always safe.
 """

@@ -80,7 +80,7 @@ def _prompted(client: OpenWebUI, model: str, file_id: str) -> str:
         ],
         "files": [{"type": "file", "id": file_id}],
         "stream": False,
-        "max_tokens": 1,  # the prompt is what is looked at, so the card is kept busy for one token only
+        "max_tokens": 1,  # the prompt is what is looked at: one token is answer enough
     }
     answer: t.Any = client.post("/api/chat/completions", body)
     passages = (source.get("document") or [] for source in answer.get("sources") or [])
@@ -104,8 +104,9 @@ def _not_indexed(error: str) -> Check:
         "status": "fail",
         "expected": "status completed",
         "seen": error,
-        "cause": "Open WebUI takes uploads but cannot turn them into vectors, usually for want of its embedding model. Chats then go on without the documents.",
-        "mend": "See that RAG_EMBEDDING_MODEL names a folder that the container can read: journalctl -u open-webui | grep -i embedding",
+        "cause": "Open WebUI takes uploads but cannot turn them into vectors, usually for want "
+        "of its embedding model. Chats then go on without the documents.",
+        "mend": "journalctl -u sparerig-open-webui | grep -i -e embedding -e SentenceTransformer",
     }
 
 
@@ -119,8 +120,9 @@ def _in_prompt(model: str, *, held: bool) -> Check:
         "status": "fail",
         "expected": "the passage is given to the model",
         "seen": f"{model} was asked without it",
-        "cause": "The document is indexed, but nothing of it is found again: retrieval is switched off, its threshold is too high, or the vectors come from another embedding model.",
-        "mend": "Compare RAG_EMBEDDING_MODEL, RAG_TOP_K and RAG_RELEVANCE_THRESHOLD of the container with the role's defaults, and restart open-webui",
+        "cause": "The document is indexed, but nothing of it is found again: retrieval is "
+        "off, its threshold is too high, or the vectors come from another embedding model.",
+        "mend": "docker inspect sparerig-open-webui | grep RAG_",
     }
 
 
@@ -131,5 +133,5 @@ def _broken(name: str, error: str) -> Check:
         "expected": "an answer",
         "seen": error,
         "cause": "Open WebUI, or the model server behind it, did not answer as it should.",
-        "mend": "journalctl -u open-webui -u vllm -n 50",
+        "mend": "journalctl -u sparerig-open-webui -u sparerig-vllm -n 50",
     }

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small client for the API of Open WebUI: signs in, retries what may be retried, explains the rest.
+"""A client for the API of Open WebUI: signs in, retries what may be retried, explains the rest.
 
 PRIVATE to this collection: names and behaviour may change in any release.
 """
@@ -182,7 +182,7 @@ class SessionFile:
 
 
 def _fingerprint(account: Account) -> str:
-    """Tell accounts apart, their passwords included: a wrong one must not pass by an old session."""
+    """Tell accounts apart, passwords included: a wrong one must not pass by an old session."""
     return hashlib.sha256(f"{account.url} {account.email} {account.password}".encode()).hexdigest()
 
 
@@ -208,7 +208,6 @@ class OpenWebUI:
         self._sessions = sessions
         self.base = account.url.rstrip("/")
         self.transport = transport or http_transport(validate_certs=account.validate_certs)
-        self._deadline = time.monotonic() + account.timeout
         self._headers: dict[str, str] = {"Accept": "application/json"}
         self.version = self._check_version(warn)
         self.user_id = self._open_session()
@@ -243,10 +242,6 @@ class OpenWebUI:
         headers = {**self._headers, "Content-Type": content_type}
         return self._ask(Request("POST", self._url("/api/v1/files/", {}), body, headers))
 
-    def remaining(self) -> float:
-        """Seconds left of what the caller allowed."""
-        return self._deadline - time.monotonic()
-
     # How it is asked.
 
     def _url(self, path: str, query: Mapping[str, str | int]) -> str:
@@ -256,35 +251,41 @@ class OpenWebUI:
         return _decode(request, self._exchange(request))
 
     def _exchange(self, request: Request) -> Answer:
-        while True:
-            try:
-                answer = self.transport(request, max(1.0, self.remaining()))
-            except ConnectionRefusedError as error:  # nobody heard it, so it may be said again
-                self._wait_or_give_up(f"Nobody listens at {self.base}", error)
-            except OSError as error:
-                if not request.repeatable:
-                    message = (
-                        f"{request.method} {request.url} broke off ({error}): whether it was done is not known. "
-                        "Run the play again: what is done stays done."
-                    )
-                    raise OpenWebUIError(message) from error
-                self._wait_or_give_up(f"{request.method} {request.url} failed ({error})", error)
-            else:
-                if (
-                    not (request.repeatable and answer.status in _AGAIN)
-                    or self.remaining() < _PAUSE
-                ):
-                    return answer
-                time.sleep(_PAUSE)
+        deadline = time.monotonic() + self.account.timeout
+        answer = self._attempt(request, deadline)
+        while answer is None:
+            time.sleep(_PAUSE)
+            answer = self._attempt(request, deadline)
+        return answer
 
-    def _wait_or_give_up(self, problem: str, error: OSError) -> None:
-        if self.remaining() < _PAUSE:
+    def _attempt(self, request: Request, deadline: float) -> Answer | None:
+        """Send once; no answer means that it may be sent again and that there is time to."""
+        left = deadline - time.monotonic()
+        try:
+            answer = self.transport(request, max(1.0, left))
+        except ConnectionRefusedError as error:  # nobody heard it, so it may be said again
+            self._give_up_in_time(left, f"Nobody listens at {self.base}", error)
+            return None
+        except OSError as error:
+            if request.repeatable:
+                problem = f"{request.method} {request.url} failed ({error})"
+                self._give_up_in_time(left, problem, error)
+                return None
             message = (
-                f"{problem}, for {self.account.timeout:g} s. "
-                "Is Open WebUI running (systemctl status open-webui), and is the address right?"
+                f"{request.method} {request.url} broke off ({error}): whether it was done "
+                "is not known. Run the play again: what is done stays done."
             )
             raise OpenWebUIError(message) from error
-        time.sleep(_PAUSE)
+        again = request.repeatable and answer.status in _AGAIN and left >= _PAUSE
+        return None if again else answer
+
+    def _give_up_in_time(self, left: float, problem: str, error: OSError) -> None:
+        if left < _PAUSE:
+            message = (
+                f"{problem}, for {self.account.timeout:g} s. Is Open WebUI running "
+                "(systemctl status sparerig-open-webui), and is the address right?"
+            )
+            raise OpenWebUIError(message) from error
 
     # Before anything else.
 
@@ -299,11 +300,15 @@ class OpenWebUI:
                 f"{self.base}/api/version names no version ({text!r}): this is not Open WebUI."
             )
         if version[:2] < OLDEST:
-            message = f"Open WebUI {text} at {self.base} is older than {oldest}: its API lacks what is needed here. Upgrade it."
+            message = (
+                f"Open WebUI {text} at {self.base} is older than {oldest}: "
+                "its API lacks what is needed here. Upgrade it."
+            )
             raise OpenWebUIError(message)
         if version[:2] > TESTED:
             warn(
-                f"Open WebUI {text} at {self.base} is newer than the tested {tested}.x: check the result."
+                f"Open WebUI {text} at {self.base} is newer than the tested {tested}.x: "
+                "check the result."
             )
         return text
 
@@ -332,22 +337,24 @@ class OpenWebUI:
 
     def _sign_in(self) -> Json:
         request = _sign_in_request(self.account)
+        deadline = time.monotonic() + self.account.timeout
         while True:
             answer = self._exchange(request)
-            if answer.status != _TOO_MANY or self.remaining() < _PAUSE_LIMITED:
+            if answer.status != _TOO_MANY or deadline - time.monotonic() < _PAUSE_LIMITED:
                 return _decode(request, answer, self._sign_in_hint(answer.status))
             time.sleep(_PAUSE_LIMITED)
 
     def _sign_in_hint(self, status: int) -> str:
         if status == _TOO_MANY:
             return (
-                "Open WebUI allows 15 sign-ins per address in three minutes, the good ones included: "
-                "wait three minutes, or raise timeout."
+                "Open WebUI allows 15 sign-ins per address in three minutes, "
+                "the good ones included: wait three minutes, or raise timeout."
             )
         if status in (_BAD_REQUEST, _UNAUTHORISED):
             return (
-                f"The address {self.account.email} or its password is wrong. The password of the first administrator "
-                "is set only when the database is made: if it was changed in the page since, give the new one."
+                f"The address {self.account.email} or its password is wrong. The password of the "
+                "first administrator is set only when the database is made: if it was changed "
+                "in the page since, give the new one."
             )
         return ""
 
@@ -394,7 +401,7 @@ def _decode(request: Request, answer: Answer, hint: str = "") -> Json:
 
 
 def _detail(body: bytes) -> str:
-    """Take the reason out of an error answer; never what was sent, which validation errors repeat."""
+    """Take the reason out of an error answer, without what was sent, which some repeat."""
     try:
         detail = json.loads(body).get("detail", "")
     except (ValueError, AttributeError):
@@ -408,9 +415,12 @@ def _detail(body: bytes) -> str:
 
 def _hint(status: int) -> str:
     if status == _UNAUTHORISED:
-        return "The session ended or lacks the right; Open WebUI also answers so for things that do not exist."
+        return "The session ended, or lacks the right, or the thing does not exist."
     if status == _FORBIDDEN:
-        return "Open WebUI forbids this: the first administrator cannot be changed by others, demoted or removed."
+        return (
+            "Open WebUI forbids this: the first administrator cannot be changed by others, "
+            "demoted or removed."
+        )
     if status == _NOT_FOUND:
         return "It is gone, or this version of Open WebUI has no such route."
     return ""
@@ -420,7 +430,8 @@ def _multipart(name: str, content: bytes, metadata: Mapping[str, str]) -> tuple[
     boundary = uuid.uuid4().hex
     safe = name.replace("\\", "\\\\").replace('"', "%22")
     head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n{json.dumps(dict(metadata))}\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n'
+        f"{json.dumps(dict(metadata))}\r\n"
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n'
         f"Content-Type: {_content_type(name)}\r\n\r\n"
     )

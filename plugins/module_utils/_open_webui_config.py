@@ -45,7 +45,10 @@ def wanted_settings(options: Mapping[str, t.Any]) -> Settings:
     wanted: Settings = {KEYS[name]: options[name] for name in KEYS if options[name] is not None}
     length = options["session_length"]
     if length is not None and not _DURATION.fullmatch(length):
-        message = f"session_length {length!r} is not a duration: write 12h, 30d or 4w, or -1 for a session that never ends."
+        message = (
+            f"session_length {length!r} is not a duration: "
+            "write 12h, 30d or 4w, or -1 for a session that never ends."
+        )
         raise OpenWebUIError(message)
     if options["default_models"] is not None:
         wanted[KEYS["default_models"]] = ",".join(options["default_models"])

@@ -42,7 +42,7 @@ Record = dict[str, t.Any]
 MIB = 1024 * 1024
 _POLL = 0.25
 _SAMPLE = 8192
-# Binary formats that Open WebUI has a reader for; any other file with NUL bytes would be indexed as noise.
+# Binary formats that Open WebUI has a reader for; any other is indexed as noise.
 _BINARY_DOCUMENTS = {
     ".doc",
     ".docx",
@@ -74,7 +74,7 @@ class LocalFile:
 
 
 def find_files(entry: Entry) -> list[LocalFile]:
-    """List the files of an entry and check that each can be indexed, all of them before any is sent."""
+    """List the files of an entry; check all of them before any is sent."""
     limit = entry["max_file_size"] * MIB
     found: list[LocalFile] = []
     problems: list[str] = []
@@ -94,13 +94,16 @@ def find_files(entry: Entry) -> list[LocalFile]:
         for a, b in _twins(found, lambda f: f.shown)
     ]
     if problems:
-        message = f"Knowledge base {entry['name']}: {'; '.join(problems)}. Leave these out, or mend them. Nothing was changed."
+        message = (
+            f"Knowledge base {entry['name']}: {'; '.join(problems)}. "
+            "Leave these out, or mend them. Nothing was changed."
+        )
         raise OpenWebUIError(message)
     return found
 
 
 def _walk(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Yield every file with the folder it gets; a directory gives its content, hidden files left out."""
+    """Yield every file with the folder it gets; of a directory all but the hidden ones."""
     for source in map(Path, sources):
         if source.is_dir():
             for root, folders, names in os.walk(source):
@@ -311,7 +314,10 @@ class _Sync:
             )
         self._plan = self._compare()
         if self.needed():
-            message = f"After everything was sent and indexed, Open WebUI still misses something: {self._plan}. Does someone else change it?"
+            message = (
+                "After everything was sent and indexed, Open WebUI still misses something: "
+                f"{self._plan}. Does someone else change it?"
+            )
             raise OpenWebUIError(message)
 
     def _make_folders(self) -> dict[str, str]:
@@ -344,13 +350,17 @@ def wait_until_indexed(client: OpenWebUI, file_id: str, timeout: float) -> str:
         if data.get("status") == "failed":
             return _explained(str(data.get("error") or "no reason given"))
         if time.monotonic() > deadline:
-            return f"still {data.get('status', 'pending')} after {timeout:g} s; raise index_timeout, or see the log of Open WebUI"
+            status = data.get("status", "pending")
+            return f"still {status} after {timeout:g} s; raise index_timeout, or see the log"
         time.sleep(_POLL)
 
 
 def _explained(error: str) -> str:
     if "No embedding model" in error or "NoneType" in error:
-        return f"{error} (the embedding model is not loaded: RAG_EMBEDDING_MODEL has to be a folder that the container sees)"
+        return (
+            f"{error} (the embedding model is not loaded: "
+            "RAG_EMBEDDING_MODEL has to be a folder that the container sees)"
+        )
     return error
 
 

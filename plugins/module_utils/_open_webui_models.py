@@ -77,10 +77,10 @@ def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list
     served = {model["id"] for model in client.get("/api/models")["data"]}
     steps: list[Step] = []
     for entry in _with_shared_bases(entries, around):
-        if entry["state"] == "present" and (entry["base_model"] or entry["id"]) not in served:
-            mode.warn(
-                f"Model {entry['id']}: {entry['base_model'] or entry['id']} is not served now (served: {', '.join(sorted(served)) or 'nothing'})."
-            )
+        engine = entry["base_model"] or entry["id"]
+        if entry["state"] == "present" and engine not in served:
+            names = ", ".join(sorted(served)) or "nothing"
+            mode.warn(f"Model {entry['id']}: {engine} is not served now (served: {names}).")
         step = _step(client, entry, around)
         if step:
             steps.append(step)
@@ -88,7 +88,7 @@ def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list
 
 
 def _with_shared_bases(entries: Sequence[Entry], around: _Surroundings) -> list[Entry]:
-    """Let those who may use a preset use its base model too: Open WebUI refuses the preset otherwise."""
+    """Share base models with those who may use their presets, as Open WebUI asks for both."""
     listed = {entry["id"] for entry in entries}
     needed: dict[str, set[Grant]] = {}
     for entry in entries:

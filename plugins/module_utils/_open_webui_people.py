@@ -50,8 +50,9 @@ def check_users(entries: Sequence[Entry]) -> None:
         )
     long = [e["email"] for e in entries if len((e["password"] or "").encode()) > _LONGEST_PASSWORD]
     if long:
-        message = f"The password of {', '.join(long)} is longer than the {_LONGEST_PASSWORD} bytes that Open WebUI reads."
-        raise OpenWebUIError(message)
+        names = ", ".join(long)
+        limit = f"longer than {_LONGEST_PASSWORD} bytes"
+        raise OpenWebUIError(f"The password of {names} is {limit}: Open WebUI takes no more.")
 
 
 def plan_users(client: OpenWebUI, entries: Sequence[Entry]) -> list[Step]:
@@ -66,7 +67,8 @@ def plan_users(client: OpenWebUI, entries: Sequence[Entry]) -> list[Step]:
         and not (entry["password"] or entry["password_file"])
     ]
     if without:
-        message = f"New users need a password or a password_file: {', '.join(without)}. Nothing was changed."
+        names = ", ".join(without)
+        message = f"New users need a password or a password_file: {names}. Nothing was changed."
         raise OpenWebUIError(message)
     steps = (_user_step(client, entry, existing.get(entry["email"].lower())) for entry in entries)
     return [step for step in steps if step]
@@ -76,7 +78,10 @@ def _keep_own_account(client: OpenWebUI, entries: Sequence[Entry]) -> None:
     for entry in entries:
         own = entry["email"].lower() == client.account.email.lower()
         if own and (entry["state"] == "absent" or entry["role"] != "admin"):
-            message = f"{entry['email']} is the account this play signs in with: it stays, and stays admin. Nothing was changed."
+            message = (
+                f"{entry['email']} is the account this play signs in with: "
+                "it stays, and stays admin. Nothing was changed."
+            )
             raise OpenWebUIError(message)
 
 
@@ -194,7 +199,8 @@ def _known_members(entries: Sequence[Entry], ids: Mapping[str, str], mode: Mode)
 def _known_permissions(entry: Entry, known: Mapping[str, t.Any]) -> None:
     for area, switches in (entry["permissions"] or {}).items():
         if area not in known or not isinstance(switches, dict):
-            message = f"Group {entry['name']}: no permissions area {area!r}; there are {', '.join(known)}."
+            areas = ", ".join(known)
+            message = f"Group {entry['name']}: no permissions area {area!r}; there are {areas}."
             raise OpenWebUIError(message)
         wrong = sorted(
             name
@@ -203,7 +209,10 @@ def _known_permissions(entry: Entry, known: Mapping[str, t.Any]) -> None:
         )
         if wrong:
             allowed = ", ".join(known[area])
-            message = f"Group {entry['name']}: {area} has no switch {', '.join(wrong)}, or its value is neither true nor false; there are {allowed}."
+            message = (
+                f"Group {entry['name']}: {area} has no switch {', '.join(wrong)}, "
+                f"or its value is neither true nor false; there are {allowed}."
+            )
             raise OpenWebUIError(message)
 
 

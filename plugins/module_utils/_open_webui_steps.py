@@ -31,7 +31,7 @@ Options = dict[str, t.Any]
 Grant = tuple[str, str, str]
 
 CONNECTION_OPTIONS: Options = {
-    "url": {"type": "str", "default": "http://127.0.0.1:3000"},
+    "url": {"type": "str", "default": "http://127.0.0.1:8080"},
     "email": {"type": "str"},
     "password": {"type": "str", "no_log": True},
     "credentials_file": {"type": "path"},
@@ -76,7 +76,7 @@ class Mode:
     warn: Callable[[str], None]
 
     def missing(self, what: str) -> None:
-        """Stop for something that is not there; in check mode an earlier task may only not have made it."""
+        """Stop for something that is not there; in check mode another task may make it."""
         if not self.check:
             raise OpenWebUIError(f"{what} Nothing was changed.")
         self.warn(f"{what} Outside check mode this fails, unless an earlier task makes it.")
@@ -89,7 +89,8 @@ def account_from(params: Mapping[str, t.Any]) -> Account:
         known_email, password = read_credentials(params["credentials_file"])
         email = email or known_email
     if not email:
-        message = f"Whose password is it? Give email, or WEBUI_ADMIN_EMAIL in {params['credentials_file']}."
+        file = params["credentials_file"]
+        message = f"Whose password is it? Give email, or put WEBUI_ADMIN_EMAIL into {file}."
         raise OpenWebUIError(message)
     return Account(
         params["url"], email, password, float(params["timeout"]), params["validate_certs"]

@@ -83,14 +83,14 @@ seealso:
 EXAMPLES = r"""
 - name: Put up a notice until the next start
   sparerig.llm.open_webui_config:
-    credentials_file: /etc/sparerig/open-webui.env
+    credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     banners:
       - content: The server is moved to another room at 18:00.
         type: warning
 
 - name: Stop making titles while the card is busy
   sparerig.llm.open_webui_config:
-    credentials_file: /etc/sparerig/open-webui.env
+    credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     settings:
       task.title.enable: false
 """

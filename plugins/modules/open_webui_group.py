@@ -62,7 +62,7 @@ seealso:
 EXAMPLES = r"""
 - name: Give the grown-ups a group of their own
   sparerig.llm.open_webui_group:
-    credentials_file: /etc/sparerig/open-webui.env
+    credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     groups:
       - name: Grown-ups
         description: May see the household papers

@@ -78,7 +78,7 @@ seealso:
 EXAMPLES = r"""
 - name: Let people ask about the household papers
   sparerig.llm.open_webui_knowledge:
-    credentials_file: /etc/sparerig/open-webui.env
+    credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     knowledge:
       - name: Household
         description: Manuals and contracts

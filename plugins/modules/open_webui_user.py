@@ -76,7 +76,7 @@ seealso:
 EXAMPLES = r"""
 - name: Let the family in
   sparerig.llm.open_webui_user:
-    credentials_file: /etc/sparerig/open-webui.env
+    credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     users:
       - email: ada@example.com
         name: Ada

@@ -5,7 +5,7 @@
 
 What the environment has to say:
 
-OPEN_WEBUI_URL                 the page, default http://127.0.0.1:3000
+OPEN_WEBUI_URL                 the page, default http://127.0.0.1:8080
 OPEN_WEBUI_CREDENTIALS_FILE    a file with WEBUI_ADMIN_EMAIL=... and WEBUI_ADMIN_PASSWORD=..., or
 OPEN_WEBUI_ADMIN_EMAIL and OPEN_WEBUI_ADMIN_PASSWORD
 OPEN_WEBUI_STAND_IN_URL        only where Open WebUI has no model called "stand-in": the address
@@ -37,7 +37,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_pl
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-URL = os.environ.get("OPEN_WEBUI_URL", "http://127.0.0.1:3000").rstrip("/")
+URL = os.environ.get("OPEN_WEBUI_URL", "http://127.0.0.1:8080").rstrip("/")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
