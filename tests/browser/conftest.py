@@ -30,7 +30,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     SessionFile,
     read_credentials,
 )
-from browser.page import Page
+from browser.page import OUR_MACHINE, Page
 from browser.upstream import MODEL as STAND_IN
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
 
@@ -48,8 +48,6 @@ FLAGS = [
     "--disable-sync",
     f"--unsafely-treat-insecure-as-secure-origin={URL}",  # or the clipboard is shut on plain http
 ]
-# The browser says this when an interface comes or goes on the machine that the tests run on.
-OUR_MACHINE = "net::ERR_NETWORK_CHANGED"
 ROOT = Path(__file__).parents[2]
 
 
@@ -148,7 +146,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-SIZES = {
+SIZES: dict[str, dict[str, t.Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},
     "phone": {"viewport": {"width": 393, "height": 852}, "has_touch": True, "is_mobile": True},
 }

@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 import typing as t
 
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect  # noqa: A004 - its own name for it
 
 if t.TYPE_CHECKING:
     from pathlib import Path
 
     from browser.conftest import Person
-    from playwright.sync_api import Locator
+    from playwright.sync_api import ConsoleMessage, FilePayload, Locator
     from playwright.sync_api import Page as Tab
 
 SLOW = 30_000  # milliseconds; the first load brings 10 MB of scripts to a cold cache
+
+# The browser says this when an interface comes or goes on the machine that the tests run on.
+OUR_MACHINE = "net::ERR_NETWORK_CHANGED"
 
 # Notes how long the newest answer was each time the page changed it.
 WATCH = """() => {
@@ -26,7 +29,8 @@ WATCH = """() => {
     const answers = document.querySelectorAll('#response-content-container');
     if (answers.length) window.lengths.push(answers[answers.length - 1].innerText.length);
   };
-  new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
+  const all = {childList: true, subtree: true, characterData: true};
+  new MutationObserver(look).observe(document.body, all);
 }"""
 
 
@@ -37,6 +41,8 @@ class Page:
         self.tab = tab
         self._pictures = pictures
         self._name = ""
+        self._network_changed = False
+        tab.on("console", self._note)
         tab.set_default_timeout(15_000)
 
     # Coming and going.
@@ -52,7 +58,21 @@ class Page:
     def enter(self, person: Person) -> None:
         """Sign in and wait until one can write."""
         self.sign_in(person)
-        self.prompt.wait_for(timeout=SLOW)
+        self.settle(self.prompt)
+
+    def settle(self, wanted: Locator) -> None:
+        """Wait for something; load again when our own machine's network changed meanwhile."""
+        try:
+            wanted.wait_for(timeout=SLOW)
+        except TimeoutError:
+            if not self._network_changed:
+                raise
+            self._network_changed = False
+            self.tab.reload()
+            wanted.wait_for(timeout=SLOW)
+
+    def _note(self, message: ConsoleMessage) -> None:
+        self._network_changed |= OUR_MACHINE in message.text
 
     def sign_out(self) -> None:
         """Leave through the menu."""
@@ -61,7 +81,7 @@ class Page:
         self.tab.wait_for_url("**/auth*")
 
     def open_user_menu(self) -> None:
-        """Open the menu behind one's own picture, which an open list of chats shows with the name."""
+        """Open the menu behind one's own picture; an open sidebar shows it with the name."""
         folded = self.tab.get_by_role("button", name="User menu")
         unfolded = self.tab.locator("#sidebar button", has_text=self._name)
         (unfolded if self._sidebar_is_open() else folded).first.click()
@@ -106,7 +126,7 @@ class Page:
 
     def attach(self, name: str, content: bytes) -> None:
         """Add a text file to the next message and wait until it is taken."""
-        file = {"name": name, "mimeType": "text/plain", "buffer": content}
+        file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": content}
         with self.tab.expect_response(lambda answer: "/api/v1/files/" in answer.url and answer.ok):
             self.tab.locator("input[type=file]").first.set_input_files(files=[file])
         expect(self.tab.get_by_text(name).first).to_be_visible()
@@ -139,7 +159,7 @@ class Page:
         return self.tab.locator("#sidebar a[href^='/c/']")
 
     def chat(self, title: str) -> Locator:
-        """The chat of this title in the open sidebar."""
+        """Return the chat of this title in the open sidebar."""
         return self.chats.filter(has_text=title)
 
     def rename_chat(self, old: str, new: str) -> None:

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import typing as t
-from dataclasses import replace
 
 import pytest
-from browser.upstream import CODE, COUNT, DEFAULT, POEM
+from browser.conftest import Person
+from browser.upstream import CODE, COUNT, DEFAULT, POEM, REFUSAL
 from playwright.sync_api import expect
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import OpenWebUI
-    from browser.conftest import Person
     from browser.page import Page
 
 OpenPage = t.Callable[..., "Page"]
@@ -144,7 +142,7 @@ def test_a_pending_person_waits_outside(
     person = make_person("Eve", role="pending")
     page = open_page(size)
     page.sign_in(person)
-    expect(page.tab.get_by_text("Account Activation Pending")).to_be_visible(timeout=30_000)
+    page.settle(page.tab.get_by_text("Account Activation Pending"))
     expect(page.prompt).to_have_count(0)
     page.picture(f"pending-{size}")
 
@@ -153,7 +151,22 @@ def test_a_pending_person_waits_outside(
     )
     api.post(f"/api/v1/users/{user['id']}/update", {"role": "user"})
     page.tab.reload()
-    page.prompt.wait_for(timeout=30_000)
+    page.settle(page.prompt)
+
+
+def test_an_engine_that_fails_is_told_and_comes_back(
+    open_page: OpenPage, make_person: MakePerson
+) -> None:
+    page = open_page()
+    page.enter(make_person())
+    page.say("please refuse")
+    expect(page.tab.get_by_text(REFUSAL).first).to_be_visible()
+    page.picture("engine-fails")
+    page.start_chat()
+    page.say("please break down")
+    expect(page.tab.get_by_role("button", name="Good Response")).to_have_count(1, timeout=30_000)
+    page.start_chat()
+    expect(page.ask("a poem, please")).to_have_text(POEM)
 
 
 @both_sizes
@@ -175,5 +188,5 @@ def test_a_wrong_password_is_told(
 ) -> None:
     expected_errors.append("status of 400")
     page = open_page()
-    page.sign_in(replace(make_person(), password="not this one"))
+    page.sign_in(Person("Ada", make_person().email, "not this one"))
     expect(page.tab.get_by_text("email or password provided is incorrect")).to_be_visible()

@@ -47,24 +47,29 @@ POEM = "Roses are stand-in red, violets are stand-in blue."
 COUNT = " ".join(f"sheep-{number}" for number in range(1, 31))
 SLOWLY = 0.1  # seconds between the sheep, so that even a busy machine shows them one by one
 DEFAULT = "This is the stand-in speaking."
+REFUSAL = "The stand-in is out of order."
 QUOTE = re.compile(r"The secret word is (\w+)")
 
 
 def answer_to(messages: list[dict[str, t.Any]]) -> str:
     """Choose the fixed answer by a word in the last question; quote what a document says."""
     everything = "\n".join(_text(message) for message in messages)
-    question = next((_text(m) for m in reversed(messages) if m.get("role") == "user"), "")
+    question = _question(messages)
     # Open WebUI puts documents around the question, so the secret is looked for first.
-    if "secret word" in question.lower():
+    if "secret word" in question:
         found = QUOTE.search(everything)
         return f"The document says: {found[1]}." if found else "No document reached the model."
-    if "markdown" in question.lower():
+    if "markdown" in question:
         return MARKDOWN
-    if "sheep" in question.lower():
+    if "sheep" in question:
         return COUNT
-    if "poem" in question.lower():
+    if "poem" in question:
         return POEM
     return DEFAULT
+
+
+def _question(messages: list[dict[str, t.Any]]) -> str:
+    return next((_text(m) for m in reversed(messages) if m.get("role") == "user"), "").lower()
 
 
 def _text(message: dict[str, t.Any]) -> str:
@@ -115,8 +120,13 @@ class Handler(BaseHTTPRequestHandler):
         with self.lock:
             self.seen.append(request)
         text = answer_to(request["messages"])
+        if "refuse" in _question(request["messages"]):
+            self._json(
+                {"error": {"message": REFUSAL, "type": "ServiceUnavailable", "code": 503}}, 503
+            )
+            return
         if request.get("stream"):
-            self._stream(text)
+            self._stream(text, breaks="break down" in _question(request["messages"]))
         else:
             message = {"role": "assistant", "content": text}
             self._json(
@@ -127,27 +137,29 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
 
-    def _stream(self, text: str) -> None:
+    def _stream(self, text: str, *, breaks: bool) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
         for piece in _pieces(text):
-            self._event(
-                {
-                    "index": 0,
-                    "delta": {"role": "assistant", "content": piece},
-                    "finish_reason": None,
-                }
-            )
+            delta = {"role": "assistant", "content": piece}
+            self._event({"index": 0, "delta": delta, "finish_reason": None})
+            if breaks:  # no last chunk: this is what a server that died looks like
+                self.close_connection = True
+                return
             time.sleep(SLOWLY if text == COUNT else self.token_delay)
         self._event({"index": 0, "delta": {}, "finish_reason": "stop"}, usage=_usage(text))
-        self.wfile.write(b"data: [DONE]\n\n")
+        self._chunk("data: [DONE]\n\n")
+        self._chunk("")
 
     def _event(self, choice: dict[str, t.Any], **more: object) -> None:
         event = {**_head("chat.completion.chunk"), "choices": [choice], **more}
-        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self._chunk(f"data: {json.dumps(event)}\n\n")
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
 
     def _json(self, value: object, status: int = 200) -> None:

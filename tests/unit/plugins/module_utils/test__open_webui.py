@@ -9,7 +9,6 @@ import stat
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _open_webui
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     Account,
     OpenWebUI,
@@ -18,7 +17,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     parse_version,
     read_credentials,
 )
-from open_webui_server import Server, recorded
+from open_webui_server import Given, Server, recorded
 
 if t.TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +29,8 @@ ACCOUNT = Account("http://page:3000/", "admin@example.com", "the-password", time
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let waiting take no time, but note it."""
     waits: list[float] = []
-    monkeypatch.setattr(_open_webui.time, "sleep", waits.append)
-    monkeypatch.setattr(_open_webui.time, "monotonic", lambda: sum(waits))
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("time.monotonic", lambda: sum(waits))
     return waits
 
 
@@ -100,7 +99,7 @@ def test_what_is_not_a_known_open_webui_is_refused(answer: t.Any, message: str) 
 
 
 def test_starting_up_is_waited_for() -> None:
-    busy = [ConnectionRefusedError("no"), (503, {}), (200, {"version": "0.12.4"})]
+    busy: list[Given] = [ConnectionRefusedError("no"), (503, {}), (200, {"version": "0.12.4"})]
     assert OpenWebUI(ACCOUNT, transport=Server({"GET /api/version": busy})).version == "0.12.4"
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import hashlib
 import stat
 import typing as t
-from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils import (
     _open_webui,
-    _open_webui_knowledge,
 )
 from ansible_collections.sparerig.llm.plugins.modules import (
     open_webui_config,
@@ -25,9 +23,12 @@ from ansible_collections.sparerig.llm.plugins.modules import (
 )
 from open_webui_server import EMPTY_SYNC, Given, Server, recorded
 
+if t.TYPE_CHECKING:
+    from pathlib import Path
+
 Run = t.Callable[..., dict[str, t.Any]]
 
-PASSWORD = "the-admin-password"
+HUSH = "the-admin-password"
 PUBLIC = {"principal_type": "user", "principal_id": "*", "permission": "read"}
 FAMILY = recorded("groups")[0]["id"]
 PAPERS = recorded("knowledge")["items"][0]["id"]
@@ -39,8 +40,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server()
     monkeypatch.setattr(_open_webui, "http_transport", lambda **_: made)
     waits: list[float] = []
-    monkeypatch.setattr(_open_webui.time, "sleep", waits.append)
-    monkeypatch.setattr(_open_webui.time, "monotonic", lambda: sum(waits))
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("time.monotonic", lambda: sum(waits))
     return made
 
 
@@ -49,10 +50,10 @@ def run(run_module: Run, server: Server) -> Run:
     """Run a module as the administrator; nothing it answers may hold the password."""
 
     def call(module: t.Any, **options: t.Any) -> dict[str, t.Any]:
-        account = {"email": "admin@example.com", "password": PASSWORD, "timeout": 30}
+        account = {"email": "admin@example.com", "password": HUSH, "timeout": 30}
         given = {name: value for name, value in {**account, **options}.items() if value is not None}
         answer = run_module(module, **given)
-        assert PASSWORD not in str(answer["diff"] if "diff" in answer else answer.get("msg", ""))
+        assert HUSH not in str(answer["diff"] if "diff" in answer else answer.get("msg", ""))
         return answer
 
     assert not server.asked
@@ -470,7 +471,7 @@ def test_models_that_cannot_be_are_refused(
 
 @pytest.fixture
 def papers(tmp_path: Path) -> Path:
-    """A directory with two good files, a hidden one, and one in a folder."""
+    """Make a directory with two good files, a hidden one, and one in a folder."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.txt").write_text("The secret word is oboe.\n", encoding="utf-8")
     (tmp_path / "sub/中文 名.md").write_text("秘密\n", encoding="utf-8")
@@ -778,15 +779,6 @@ def test_what_is_there_is_told(run: Run) -> None:
 CHAT = "POST /api/chat/completions"
 
 
-def _probe(
-    server: Server, run: Run, monkeypatch: pytest.MonkeyPatch, **answers: Given
-) -> dict[str, t.Any]:
-    monkeypatch.setattr(_open_webui_knowledge.time, "sleep", lambda _: None)
-    monkeypatch.setattr("secrets.token_hex", lambda _: "0123")
-    server.answers = {UPLOAD: "file_uploaded", "DELETE /api/v1/files/*": (200, {}), **answers}
-    return run(open_webui_info, gather=["documents"])
-
-
 def _chat_with(text: str) -> Given:
     answer = recorded("chat")
     answer["sources"][0]["document"] = [text]
@@ -794,19 +786,17 @@ def _chat_with(text: str) -> Given:
 
 
 @pytest.mark.parametrize(
-    ("answers", "ok", "last", "seen"),
+    ("answers", "outcome"),
     [
-        ({CHAT: _chat_with("... is probe-0123. It ...")}, True, "document_in_prompt", "given to"),
-        ({CHAT: _chat_with("something else")}, False, "document_in_prompt", "asked without it"),
-        ({CHAT: (200, {"choices": []})}, False, "document_in_prompt", "asked without it"),
-        ({"GET /api/v1/files/*": "file_failed"}, False, "document_index", "Stream has ended"),
+        ({CHAT: _chat_with("... is probe-0123. It ...")}, ("document_in_prompt", "given to")),
+        ({CHAT: _chat_with("something else")}, ("document_in_prompt", "asked without it")),
+        ({CHAT: (200, {"choices": []})}, ("document_in_prompt", "asked without it")),
+        ({"GET /api/v1/files/*": "file_failed"}, ("document_index", "Stream has ended")),
         (
             {CHAT: (400, {"detail": "Model not found"})},
-            False,
-            "document_question",
-            "Model not found",
+            ("document_question", "Model not found"),
         ),
-        ({UPLOAD: "file_empty"}, False, "document_upload", "content provided is empty"),
+        ({UPLOAD: "file_empty"}, ("document_upload", "content provided is empty")),
     ],
 )
 def test_documents_are_proved(
@@ -814,21 +804,20 @@ def test_documents_are_proved(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
     answers: t.Any,
-    ok: bool,
-    last: str,
-    seen: str,
+    outcome: tuple[str, str],
 ) -> None:
-    answer = _probe(server, run, monkeypatch, **answers)
-    assert answer["documents_ok"] is ok
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0123")
+    server.answers = {UPLOAD: "file_uploaded", "DELETE /api/v1/files/*": (200, {}), **answers}
+    answer = run(open_webui_info, gather=["documents"])
     check = answer["checks"][-1]
-    assert check["name"] == last
+    ok = outcome[1] == "given to"
+    assert answer["documents_ok"] is ok
+    assert check["name"] == outcome[0]
     assert check["status"] == ("pass" if ok else "fail")
-    assert seen in check["seen"]
+    assert outcome[1] in check["seen"]
     assert bool(check["cause"] and check["mend"]) is not ok
     removed = [route for route, _ in server.changes if route.startswith("DELETE")]
-    assert len(removed) == (0 if last == "document_upload" else 1), (
-        "the probe left its document behind"
-    )
+    assert len(removed) == (0 if check["name"] == "document_upload" else 1), "it left its document"
 
 
 def test_no_model_to_ask_about_documents(server: Server, run: Run) -> None:

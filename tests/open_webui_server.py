@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import Answer, Request
 
-FIXTURES = Path(__file__).parents[1] / "fixtures/open_webui"
+FIXTURES = Path(__file__).parent / "fixtures/open_webui"
 
-Given = t.Union[str, tuple[int, t.Any], Exception]
+Given = str | tuple[int, t.Any] | Exception
 """The name of a recorded answer, an answer written out, or what the network does."""
 
 
@@ -24,7 +24,7 @@ def recorded(name: str) -> t.Any:
     return json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))["body"]
 
 
-EMPTY_SYNC = {
+EMPTY_SYNC: dict[str, t.Any] = {
     "added": [],
     "modified": [],
     "deleted": [],
@@ -58,7 +58,7 @@ class Server:
     asked: list[tuple[str, t.Any]] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
 
-    def __call__(self, request: Request, timeout: float, /) -> Answer:
+    def __call__(self, request: Request, _timeout: float, /) -> Answer:
         """Answer one request."""
         route = self._route(request)
         body = (
