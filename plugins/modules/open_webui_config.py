@@ -19,8 +19,11 @@ description:
     shall stay belong into the variables of that role.
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.open_webui]
 attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full, details: Hides the values of settings that could be secrets.}
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Hides the values of settings that could be secrets.
   idempotent:
     support: partial
     details: A restart of Open WebUI undoes the settings when it does not keep them, see the description.
@@ -72,7 +75,7 @@ options:
         default: true
   settings:
     description:
-      - Any other setting by the name that Open WebUI keeps it under, for example C({task.title.enable: false}).
+      - Any other setting by the name that Open WebUI keeps it under, such as C(task.title.enable).
       - M(sparerig.llm.open_webui_info) lists them all.
     type: dict
     default: {}

@@ -20,8 +20,10 @@ attributes:
   check_mode:
     support: full
     details: Members that do not exist yet are a warning in check mode, as another task may be about to make them.
-  diff_mode: {support: full}
-  idempotent: {support: full}
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
 options:
   groups:
     description: The groups.
@@ -45,7 +47,7 @@ options:
       permissions:
         description:
           - What members may do, as areas (V(workspace), V(sharing), V(chat), V(features), V(settings)) of
-            switches, for example C({chat: {file_upload: true}}). Switches that are left out stay as they are.
+            switches, such as C(file_upload) of the area V(chat). Switches that are left out stay as they are.
           - Open WebUI adds permissions up. A group can give what the default denies, never take away
             what the default or another group gives.
         type: dict

@@ -15,7 +15,7 @@ description:
   - Tells the version, the users, groups, models, knowledge bases and settings of Open WebUI.
   - On request proves that documents work, by taking a short one the whole way.
   - Never tells passwords, and hides the values of settings that could be secrets.
-extends_documentation_fragment: [sparerig.llm.attributes.read_only, sparerig.llm.open_webui]
+extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only, sparerig.llm.open_webui]
 options:
   gather:
     description:

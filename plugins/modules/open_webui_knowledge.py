@@ -21,9 +21,13 @@ description:
   - Knowledge bases that are not listed are left alone.
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.open_webui]
 attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full, details: Names the files that differ, not their content.}
-  idempotent: {support: full}
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Names the files that differ, not their content.
+  idempotent:
+    support: full
 options:
   knowledge:
     description: The knowledge bases.

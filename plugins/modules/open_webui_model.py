@@ -25,8 +25,10 @@ attributes:
   check_mode:
     support: full
     details: A knowledge base that does not exist yet is a warning in check mode, as another task may be about to make it.
-  diff_mode: {support: full}
-  idempotent: {support: full}
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
 options:
   models:
     description: The models.
@@ -51,8 +53,8 @@ options:
         type: str
       params:
         description:
-          - Parameters of each request, for example C({temperature: 0.2, max_tokens: 512}). These replace all
-            that were set before.
+          - Parameters of each request, such as C(temperature) and C(max_tokens). These replace all that were
+            set before.
           - Left out, they stay as they are.
         type: dict
       description:
@@ -66,7 +68,7 @@ options:
         type: list
         elements: str
       capabilities:
-        description: Switches such as C({vision: false, file_upload: true}). Those left out stay as they are.
+        description: Switches such as C(vision) and C(file_upload). Those left out stay as they are.
         type: dict
       visibility:
         description:

@@ -18,9 +18,13 @@ description:
   - Users that are not listed are left alone.
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.open_webui]
 attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full, details: Never shows a password, only that one would be set.}
-  idempotent: {support: full}
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Never shows a password, only that one would be set.
+  idempotent:
+    support: full
 options:
   users:
     description: The users.
