@@ -53,6 +53,7 @@ lint: .venv ## Check style and documents
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --offline
 	$(BIN)/antsibull-changelog lint
+	shellcheck $$(git ls-files '*.sh') .ci/run
 
 .PHONY: types
 types: .venv ## Check the types
@@ -61,6 +62,14 @@ types: .venv ## Check the types
 .PHONY: unit
 unit: .venv ## Run the unit tests
 	$(BIN)/pytest --quiet
+
+.PHONY: sanity
+sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
+	tests/run_ansible_test.sh sanity
+
+.PHONY: integration
+integration: .venv ## Run the modules against stand-ins on this machine
+	tests/run_ansible_test.sh integration
 
 .PHONY: molecule
 molecule: .venv ## Run the scenarios on genuine hosts

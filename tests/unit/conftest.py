@@ -18,7 +18,9 @@ if t.TYPE_CHECKING:
 
 
 @pytest.fixture
-def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, t.Any]]:
+def run_module(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., dict[str, t.Any]]:
     """Call ``run_module(module, check=False, diff=False, **options)``; get the JSON it answers."""
 
     def run(
@@ -27,7 +29,7 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, t.
         options |= {
             "_ansible_check_mode": check,
             "_ansible_diff": diff,
-            "_ansible_remote_tmp": "/tmp",
+            "_ansible_remote_tmp": str(tmp_path),
         }
         with patch_module_args(options), pytest.raises(SystemExit):
             module.main()
