@@ -45,6 +45,7 @@ READS: dict[str, Given] = {
     "GET /api/models": "served",
     "GET /api/v1/knowledge/": "knowledge",
     "GET /api/v1/knowledge/*/files": "knowledge_files",
+    "GET /api/v1/knowledge/*/files/pending": (200, []),
     "GET /api/v1/configs/export": "settings",
     "GET /api/v1/files/*": "file_completed",
 }

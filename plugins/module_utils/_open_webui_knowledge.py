@@ -266,7 +266,14 @@ class _Sync:
         self._id = knowledge_id
         self._files = {(file.folder, file.path.name): file for file in files}
         self._timeout = timeout
+        self._stuck = self._outwait_pending()
         self._plan = self._compare()
+
+    def _outwait_pending(self) -> list[str]:
+        """Wait for uploads of an earlier run, which Open WebUI takes for done; list those that fail."""
+        pending = self._client.get(f"{self._base}/files/pending")
+        ids = (file["id"] for file in pending)
+        return [i for i in ids if wait_until_indexed(self._client, i, self._timeout)]
 
     def _compare(self) -> Record:
         manifest = [
@@ -277,7 +284,9 @@ class _Sync:
         return plan
 
     def needed(self) -> bool:
-        return any(self._plan[key] for key in ("added", "modified", "deleted", "mkdir", "rmdir"))
+        return bool(self._stuck) or any(
+            self._plan[key] for key in ("added", "modified", "deleted", "mkdir", "rmdir")
+        )
 
     def shown(self) -> tuple[dict[str, str], dict[str, str]]:
         """Name the files that differ, before and after."""
@@ -290,9 +299,15 @@ class _Sync:
             for item in self._plan["modified"]
         }
         gone = {item["filename"]: "there" for item in self._plan["deleted"]}
+        gone |= {f"upload {file_id}": "never indexed" for file_id in self._stuck}
         return {**stale, **gone}, {file.shown: file.sha256[:12] for file in new}
 
     def make(self) -> None:
+        if self._stuck:
+            for file_id in self._stuck:
+                self._client.delete(f"/api/v1/files/{quoted(file_id)}")
+            self._stuck = []
+            self._plan = self._compare()
         folders = self._make_folders()
         sent: list[tuple[LocalFile, str]] = []
         for item in (*self._plan["added"], *self._plan["modified"]):

@@ -14,10 +14,10 @@ if t.TYPE_CHECKING:
     from pathlib import Path
 
     from browser.conftest import Person
-    from playwright.sync_api import ConsoleMessage, FilePayload, Locator
+    from playwright.sync_api import FilePayload, Locator, Request
     from playwright.sync_api import Page as Tab
 
-SLOW = 30_000  # milliseconds; the first load brings 10 MB of scripts to a cold cache
+SLOW = 60_000  # milliseconds; the first load brings 10 MB of scripts to a cold cache
 
 # The browser says this when an interface comes or goes on the machine that the tests run on.
 OUR_MACHINE = "net::ERR_NETWORK_CHANGED"
@@ -42,7 +42,7 @@ class Page:
         self._pictures = pictures
         self._name = ""
         self._network_changed = False
-        tab.on("console", self._note)
+        tab.on("requestfailed", self._note_failure)
         tab.set_default_timeout(15_000)
 
     # Coming and going.
@@ -71,8 +71,8 @@ class Page:
             self.tab.reload()
             wanted.wait_for(timeout=SLOW)
 
-    def _note(self, message: ConsoleMessage) -> None:
-        self._network_changed |= OUR_MACHINE in message.text
+    def _note_failure(self, request: Request) -> None:
+        self._network_changed |= OUR_MACHINE in (request.failure or "")
 
     def sign_out(self) -> None:
         """Leave through the menu."""

@@ -567,6 +567,33 @@ def test_indexing_that_never_ends_is_a_failure(server: Server, run: Run, papers:
     )
 
 
+BUSY: Given = (200, {"data": {"status": "processing"}})
+
+
+@pytest.mark.parametrize(
+    ("states", "sent"),
+    [
+        (["file_completed"], []),
+        (["file_failed", "file_completed"], ["DELETE /api/v1/files/*", UPLOAD]),
+        # Open WebUI was restarted meanwhile and has forgotten it.
+        ([*[BUSY] * 8, "file_completed"], ["DELETE /api/v1/files/*", UPLOAD]),
+    ],
+)
+def test_uploads_of_an_earlier_run_are_seen_through(
+    server: Server, run: Run, papers: Path, states: list[Given], sent: list[str]
+) -> None:
+    missing = {**MISSING, "mkdir": [], "directory_map": {"sub": "the-folder"}}
+    server.answers = {
+        **WRITES,
+        "GET /api/v1/knowledge/*/files/pending": (200, [{"id": recorded("file_completed")["id"]}]),
+        DIFF: [(200, EMPTY_SYNC), (200, missing), (200, EMPTY_SYNC)],
+        "GET /api/v1/files/*": states,
+    }
+    entry = {"name": "Papers", "src": [str(papers)], "index_timeout": 1}
+    assert run(open_webui_knowledge, knowledge=[entry])["changed"] is bool(sent)
+    assert _routes(server) == sent
+
+
 def test_a_missing_embedding_model_is_named(server: Server, run: Run, papers: Path) -> None:
     failed = {"data": {"status": "failed", "error": "No embedding model is loaded"}}
     server.answers = {**WRITES, DIFF: (200, MISSING), "GET /api/v1/files/*": (200, failed)}
