@@ -270,7 +270,7 @@ class _Sync:
         self._plan = self._compare()
 
     def _outwait_pending(self) -> list[str]:
-        """Wait for uploads of an earlier run, which Open WebUI takes for done; list those that fail."""
+        """Wait for uploads of an earlier run, which count as done already; list what fails."""
         pending = self._client.get(f"{self._base}/files/pending")
         ids = (file["id"] for file in pending)
         return [i for i in ids if wait_until_indexed(self._client, i, self._timeout)]
