@@ -16,7 +16,7 @@ attributes:
   diff_mode:
     description: Returns details of what has changed (or would change), when diff mode is on.
   idempotent:
-    description: A second run with the same options, on a host nobody touched in between, changes nothing.
+    description: A second run with the same options, on an untouched host, changes nothing.
 """
 
     # Use together with the standard fragment in modules that only read.

@@ -1,0 +1,45 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that shape the roles' options into what programs take."""
+
+from __future__ import annotations
+
+import base64
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+
+def command_options(options: dict[str, t.Any]) -> list[str]:
+    """Turn a dict into command-line options, leaving out what is not set."""
+    if not isinstance(options, dict):
+        raise AnsibleFilterError(f"command_options takes a dict of options, got {options!r}")
+    arguments: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False or value == "":
+            continue
+        arguments.append(f"--{name}")
+        if value is not True:
+            arguments.append(str(value))
+    return arguments
+
+
+def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.Any]]) -> str:
+    """Return the key of each upstream, in their order, as Open WebUI takes them."""
+    read = {result["item"]["url"]: result.get("content", "") for result in slurped}
+    keys = []
+    for upstream in upstreams:
+        lines = base64.b64decode(read.get(upstream["url"], "")).decode().splitlines()
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        # Open WebUI wants something in every place, also for an upstream that asks for no key.
+        keys.append(upstream.get("api_key") or variables.get("VLLM_API_KEY") or "none")
+    return ";".join(keys)
+
+
+class FilterModule:
+    """Names the filters for Ansible."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Return them by name."""
+        return {"command_options": command_options, "upstream_keys": upstream_keys}

@@ -1,0 +1,568 @@
+#!/usr/bin/python
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a container as a systemd service that is active only while it answers."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_service
+short_description: Run a Docker container as a systemd service that is active only while it answers
+version_added: 1.0.0
+author: [The sparerig maintainers (@sparerig)]
+description:
+  - Makes one systemd unit for one container. systemd starts it at boot, restarts it after a crash, and stops it in order.
+  - C(systemctl start) returns when the service in the container has answered, and fails with the reason when it did not.
+    The unit goes on asking; a container that runs but no longer answers is restarted, with a line in the journal that says so.
+  - The container's output goes to the journal of the unit (C(journalctl -u NAME)).
+  - Secrets live in a file that only root can read. They are never in the unit, a command line, the journal or this module's answer.
+  - The unit is restarted only when something that it was started from has changed, also if an earlier run was cut off before the restart.
+requirements:
+  - systemd 247 or newer and Docker 20.10 or newer on the target
+  - root on the target
+extends_documentation_fragment: [sparerig.llm.attributes]
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Secrets are shown by their names only.
+  idempotent:
+    support: full
+options:
+  name:
+    description: Name of the unit (without C(.service)) and of the container.
+    type: str
+    required: true
+  state:
+    description:
+      - V(started) makes the unit, enables it at boot and has it running.
+      - V(stopped) makes the unit and has it stopped and not started at boot.
+      - V(absent) removes the unit, its container and its settings. Its secrets and volumes are kept.
+    type: str
+    choices: [started, stopped, absent]
+    default: started
+  wait:
+    description:
+      - Whether to return only when the service answers.
+      - With V(false) the start is only asked for, so that other work can go on meanwhile; call again with V(true) to see it through.
+    type: bool
+    default: true
+  description:
+    description: What the unit is, in a few words.
+    type: str
+  image:
+    description:
+      - The image, with a tag or a digest. It is pulled when the host does not have it.
+      - Required unless O(state=absent).
+    type: str
+  entrypoint:
+    description: Program to start instead of the image's own.
+    type: str
+  command:
+    description: Arguments for the image's program. Never put a secret here, everybody on the host can read it.
+    type: list
+    elements: str
+    default: []
+  env:
+    description: Environment variables that anybody on the host may read.
+    type: dict
+    default: {}
+  secrets:
+    description:
+      - Environment variables that only root may read on the host.
+      - A variable with an empty value is made by the host at the first run (32 random bytes) and kept on later ones.
+    type: dict
+    default: {}
+  volumes:
+    description: Directories or volumes, each as C(source:target) or C(source:target:ro). A directory that is missing is an error.
+    type: list
+    elements: str
+    default: []
+  networks:
+    description: Docker networks that the container joins, made when missing. The first is the one that carries published ports.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the network.
+        type: str
+        required: true
+      internal:
+        description: Whether it has no way out of the host.
+        type: bool
+        default: false
+      driver_opts:
+        description: Options of Docker's bridge driver.
+        type: dict
+        default: {}
+  published_ports:
+    description:
+      - Ports open on the host, each as C(address:host_port:container_port), for example V(127.0.0.1:8080:8080).
+      - A host firewall such as ufw does not guard these ports; the address does.
+    type: list
+    elements: str
+    default: []
+  devices:
+    description: Devices, by path or by CDI name, for example V(nvidia.com/gpu=all).
+    type: list
+    elements: str
+    default: []
+  run_options:
+    description: Further options of C(docker create), for example V(--shm-size=1g).
+    type: list
+    elements: str
+    default: []
+  after:
+    description: Units to be started before this one, if they exist.
+    type: list
+    elements: str
+    default: []
+  stop_timeout:
+    description: Seconds that the container has to end by itself when stopped.
+    type: int
+    default: 20
+  explain:
+    description: Whose known failures to look for in the last lines of a container that ended, so that its status names the cause.
+    type: str
+    choices: [vllm]
+  probe:
+    description:
+      - How to tell that the service works. The question is asked inside the container's network; no port need be published.
+      - Required unless O(state=absent).
+    type: dict
+    suboptions:
+      port:
+        description: Port that the service listens on, in the container.
+        type: int
+        required: true
+      path:
+        description: Path that answers 200 when the service is up.
+        type: str
+        default: /health
+      completion_model:
+        description: Name of a model that one token is asked of through C(/v1/completions). Without it the path alone decides.
+        type: str
+      bearer_variable:
+        description: Which of O(secrets) is sent as the bearer key.
+        type: str
+      interval:
+        description: Seconds between two questions, once the service is ready.
+        type: int
+        default: 60
+      deadline:
+        description: Seconds that one question may take.
+        type: int
+        default: 120
+      start_deadline:
+        description: Seconds that the service may take to answer for the first time.
+        type: int
+        default: 900
+"""
+
+EXAMPLES = r"""
+- name: Serve a page on the loopback interface
+  sparerig.llm.container_service:
+    name: whoami
+    image: docker.io/traefik/whoami:v1.11.0
+    published_ports: ["127.0.0.1:8081:80"]
+    probe:
+      port: 80
+      path: /health
+
+- name: Take it away again
+  sparerig.llm.container_service:
+    name: whoami
+    state: absent
+"""
+
+RETURN = r"""
+unit:
+  description: Name of the unit.
+  returned: always
+  type: str
+  sample: sparerig-vllm.service
+restarted:
+  description: Whether the unit was (or in check mode would be) started or restarted.
+  returned: always
+  type: bool
+active_state:
+  description: What systemd says of the unit at the end, for example V(active) or V(activating).
+  returned: when not in check mode
+  type: str
+status:
+  description: The unit's own last words, as in C(systemctl status).
+  returned: when not in check mode
+  type: str
+image_id:
+  description: Id of the image that the unit runs; empty in check mode when it would be pulled.
+  returned: when O(state) is not V(absent)
+  type: str
+secrets_file:
+  description: Where the secrets are.
+  returned: when O(state) is not V(absent)
+  type: str
+  sample: /etc/sparerig/sparerig-vllm.secrets.env
+"""
+
+import inspect
+import os
+import typing as t
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils import _supervisor, _vllm_log
+from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
+    LIBRARY_DIR,
+    SUPERVISOR,
+    Network,
+    OptionError,
+    Port,
+    Spec,
+    check_env,
+    parse_env,
+    render_config,
+    render_env,
+    render_unit,
+    settle_secrets,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host import check_port
+
+PRIVATE, PUBLIC = 0o600, 0o644
+
+
+def read(path: str) -> str | None:
+    """Return a file's text, or None when there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+class ContainerService:
+    """Brings the host to what the options say."""
+
+    def __init__(self, module: AnsibleModule, spec: Spec) -> None:
+        self.module = module
+        self.spec = spec
+        self.unit = f"{spec.name}.service"
+        self.docker = module.get_bin_path("docker") is not None
+        self.result: dict[str, t.Any] = {"changed": False, "unit": self.unit, "restarted": False}
+
+    def run(self, *command: str) -> tuple[int, str, str]:
+        """Run a command; return its exit status and output."""
+        status, out, err = self.module.run_command(list(command))
+        return status, out, err
+
+    def must(self, *command: str, mend: str) -> str:
+        """Run a command that has to work; return its output."""
+        status, out, err = self.run(*command)
+        if status:
+            said = err.strip() or out.strip()
+            self.fail(f"`{' '.join(command)}` failed: {said}. {mend}", cmd=list(command), rc=status)
+        return out
+
+    def fail(self, message: str, **more: t.Any) -> t.NoReturn:
+        """End with the evidence so far."""
+        self.module.fail_json(msg=message, **{**self.result, **more})
+
+    def changed(self) -> bool:
+        """Note a change; return whether to make it."""
+        self.result["changed"] = True
+        return not self.module.check_mode
+
+    # What the host has
+
+    def state(self) -> dict[str, str]:
+        """Ask systemd about the unit, in one question."""
+        wanted = "ActiveState,SubState,UnitFileState,StatusText,Result"
+        _status, out, _err = self.run("systemctl", "show", "--property", wanted, self.unit)
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def check_docker(self) -> None:
+        """Stop when there is no Docker that answers."""
+        if not self.docker:
+            if self.module.check_mode:
+                return  # a role before this one would have installed it
+            self.fail(
+                "Docker is not installed on this host. Run the sparerig.llm.docker_engine role "
+                "first, or `apt-get install docker.io`."
+            )
+        self.must(
+            "docker", "version", "--format", "{{.Server.Version}}",
+            mend="Is the engine running? `systemctl status docker` says why it is not.",
+        )  # fmt: skip
+
+    def check_volumes(self) -> None:
+        """Docker would make a missing directory, empty and owned by root: nobody wants that."""
+        for volume in self.spec.volumes:
+            source = volume.split(":", 1)[0]
+            if source.startswith("/") and not Path(source).exists() and not self.module.check_mode:
+                self.fail(f"volumes has {volume!r}, but {source} does not exist. Make it first.")
+
+    def check_ports(self) -> None:
+        """Stop when somebody else has a port that is to be published."""
+        for port in self.spec.published_ports:
+            check = check_port(port.address, port.host_port, self.spec.config_file)
+            if check.status == "fail":
+                self.fail(f"published_ports: {check.cause} {check.mend}")
+
+    # What is brought about
+
+    def ensure_image(self) -> str:
+        """Return the image's id, after pulling it when it is missing."""
+        inspect_image = ("docker", "image", "inspect", "--format", "{{.Id}}", self.spec.image)
+        status, out, _err = self.run(*inspect_image) if self.docker else (1, "", "")
+        if status == 0:
+            return out.strip()
+        if not self.changed():
+            return ""
+        self.must(
+            "docker", "pull", "--quiet", self.spec.image,
+            mend="Check the image's name and tag, the internet connection, and the free space under "
+            f"/var/lib (`df -h /var/lib`); then try `docker pull {self.spec.image}` by hand.",
+        )  # fmt: skip
+        return self.must(*inspect_image, mend="").strip()
+
+    def ensure_network(self, network: Network) -> None:
+        """Make the network when it is missing; refuse one of the same name made differently."""
+        label = '{{index .Labels "sparerig.network"}}'
+        status, out, _err = (
+            self.run("docker", "network", "inspect", "--format", label, network.name)
+            if self.docker
+            else (1, "", "")
+        )
+        if status and self.changed():
+            self.must(
+                *network.create_command(), mend="`docker network ls` shows the networks there are."
+            )
+        elif not status and out.strip() != network.label:
+            self.fail(
+                f"The Docker network {network.name} exists with other properties than are wanted. "
+                f"Stop what uses it (`docker network inspect {network.name}`), then "
+                f"`docker network rm {network.name}`, and run again."
+            )
+
+    def write(self, files: dict[str, str], modes: dict[str, int]) -> list[str]:
+        """Write the files that differ, each in one step; return their paths."""
+        written = []
+        for path, text in files.items():
+            mode = modes.get(path, PUBLIC)
+            same = read(path) == text and Path(path).stat().st_mode & 0o777 == mode
+            if same:
+                continue
+            written.append(path)
+            if self.changed():
+                Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                temporary = Path(f"{path}.new")
+                with os.fdopen(
+                    os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w"
+                ) as file:
+                    os.fchmod(file.fileno(), mode)
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        return written
+
+    def show_diff(self, files: dict[str, str], secrets: dict[str, str]) -> None:
+        """Give Ansible's diff mode the files before and after, secrets as names only."""
+        if not self.module._diff:
+            return
+        hidden = self.spec.secrets_file
+        before = {path: read(path) or "" for path in files}
+        after = dict(files)
+        old = parse_env(before[hidden])
+        before[hidden] = "".join(f"{name}=(secret)\n" for name in sorted(old))
+        after[hidden] = "".join(
+            f"{name}=({'secret' if old.get(name) == secrets[name] or name not in old else 'new secret'})\n"
+            for name in sorted(secrets)
+        )
+        self.result["diff"] = [
+            {
+                "before_header": path,
+                "after_header": path,
+                "before": before[path],
+                "after": after[path],
+            }
+            for path in files
+            if before[path] != after[path]
+        ]
+
+    def present(self, secrets_wanted: dict[str, str], *, started: bool, wait: bool) -> None:
+        """Have the unit as wanted, started or stopped."""
+        spec = self.spec
+        self.check_docker()
+        self.check_volumes()
+        self.check_ports()
+        image_id = self.ensure_image()
+        for network in spec.networks:
+            self.ensure_network(network)
+        secrets = settle_secrets(secrets_wanted, parse_env(read(spec.secrets_file) or ""))
+        files = {
+            SUPERVISOR: inspect.getsource(_supervisor),
+            f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(_vllm_log),
+            spec.config_file: render_config(spec, image_id),
+            spec.env_file: render_env(spec.env),
+            spec.secrets_file: render_env(secrets),
+            spec.unit_file: render_unit(spec),
+        }
+        self.show_diff(files, secrets)
+        written = self.write(files, {spec.secrets_file: PRIVATE})
+        self.result.update(image_id=image_id, secrets_file=spec.secrets_file)
+        if spec.unit_file in written and not self.module.check_mode:
+            self.must("systemctl", "daemon-reload", mend="")
+        state = self.state()
+        verb = "enable" if started else "disable"
+        if (state.get("UnitFileState") == "enabled") != started and self.changed():
+            self.must("systemctl", verb, "--quiet", self.unit, mend="")
+        if started:
+            wanted = _supervisor.fingerprint(files[path].encode() for path in spec.files())
+            self.start(state, is_current=read(spec.fingerprint_file) == wanted, wait=wait)
+        elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
+            self.must("systemctl", "stop", self.unit, mend="")
+
+    def start(self, state: dict[str, str], *, is_current: bool, wait: bool) -> None:
+        """Start or restart the unit unless what runs was started from these very files."""
+        active = state.get("ActiveState")
+        if is_current and (active == "active" or (active == "activating" and not wait)):
+            return
+        # A start that is under way from these very files needs to be waited for, not begun again.
+        under_way = is_current and active == "activating"
+        self.result["restarted"] = not under_way
+        if not under_way and not self.changed():
+            return
+        if self.module.check_mode:
+            return
+        if not under_way:
+            self.run("systemctl", "reset-failed", self.unit)
+        verb = "start" if under_way else "restart"
+        no_block = [] if wait else ["--no-block"]
+        status, _out, err = self.run("systemctl", *no_block, verb, self.unit)
+        if status:
+            said = self.state().get("StatusText") or err.strip()
+            _status, journal, _err = self.run(
+                "journalctl", "--unit", self.unit, "--lines=40", "--output=cat"
+            )
+            self.fail(
+                f"{self.unit} did not start: {said} "
+                f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
+                journal=journal.splitlines(),
+            )
+
+    def absent(self) -> None:
+        """Take away the unit, its container and its settings; keep its secrets."""
+        spec = self.spec
+        left = [
+            path
+            for path in (spec.unit_file, spec.config_file, spec.env_file)
+            if read(path) is not None
+        ]
+        if not left or not self.changed():
+            return
+        self.must("systemctl", "disable", "--now", "--quiet", self.unit, mend="")
+        for path in left:
+            Path(path).unlink()
+        self.must("systemctl", "daemon-reload", mend="")
+
+
+def main() -> None:
+    """Read the options, act, answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["started", "stopped", "absent"],
+                "default": "started",
+            },
+            "wait": {"type": "bool", "default": True},
+            "description": {"type": "str"},
+            "image": {"type": "str"},
+            "entrypoint": {"type": "str"},
+            "command": {"type": "list", "elements": "str", "default": []},
+            "env": {"type": "dict", "default": {}},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "volumes": {"type": "list", "elements": "str", "default": []},
+            "networks": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "internal": {"type": "bool", "default": False},
+                    "driver_opts": {"type": "dict", "default": {}},
+                },
+            },
+            "published_ports": {"type": "list", "elements": "str", "default": []},
+            "devices": {"type": "list", "elements": "str", "default": []},
+            "run_options": {"type": "list", "elements": "str", "default": []},
+            "after": {"type": "list", "elements": "str", "default": []},
+            "stop_timeout": {"type": "int", "default": 20},
+            "explain": {"type": "str", "choices": ["vllm"]},
+            "probe": {
+                "type": "dict",
+                "options": {
+                    "port": {"type": "int", "required": True},
+                    "path": {"type": "str", "default": "/health"},
+                    "completion_model": {"type": "str"},
+                    "bearer_variable": {"type": "str"},
+                    "interval": {"type": "int", "default": 60},
+                    "deadline": {"type": "int", "default": 120},
+                    "start_deadline": {"type": "int", "default": 900},
+                },
+            },
+        },
+        required_if=[
+            ("state", "started", ["image", "probe"]),
+            ("state", "stopped", ["image", "probe"]),
+        ],
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        env = {name: as_env(value) for name, value in given["env"].items()}
+        secrets = {name: as_env(value) for name, value in given["secrets"].items()}
+        check_env("env", env)
+        check_env("secrets", secrets)
+        spec = Spec(
+            name=given["name"],
+            description=given["description"] or given["name"],
+            image=given["image"] or "",
+            entrypoint=given["entrypoint"],
+            command=given["command"],
+            env=env,
+            volumes=given["volumes"],
+            networks=[Network(**network) for network in given["networks"]],
+            published_ports=[Port.parse(text) for text in given["published_ports"]],
+            devices=given["devices"],
+            run_options=given["run_options"],
+            after=given["after"],
+            stop_timeout=given["stop_timeout"],
+            probe=given["probe"] or {},
+            explain=given["explain"],
+        )
+    except OptionError as error:
+        module.fail_json(msg=str(error))
+    unit = ContainerService(module, spec)
+    if given["state"] == "absent":
+        unit.absent()
+    else:
+        unit.present(secrets, started=given["state"] == "started", wait=given["wait"])
+    if not module.check_mode:
+        state = unit.state()
+        unit.result.update(active_state=state.get("ActiveState"), status=state.get("StatusText"))
+    module.exit_json(**unit.result)
+
+
+def as_env(value: t.Any) -> str:
+    """Return a YAML value as the programs in the containers expect it."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    main()

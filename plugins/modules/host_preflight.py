@@ -1,0 +1,201 @@
+#!/usr/bin/python
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find what would stop a deployment, before the first change."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_preflight
+short_description: Find what would stop a deployment, before the first change
+version_added: 1.0.0
+author: [The sparerig maintainers (@sparerig)]
+description:
+  - Looks at the system, the free disk space, the ports and the kind of Docker on a host, and fails with all that is wrong at once.
+  - Changes nothing.
+extends_documentation_fragment: [sparerig.llm.attributes.read_only]
+options:
+  disk:
+    description: Room that is needed.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where; the path itself need not exist yet.
+        type: path
+        required: true
+      min_free_gib:
+        description: How much, in GiB.
+        type: float
+        required: true
+  unit:
+    description: Name of the M(sparerig.llm.container_service) that is to have the O(published_ports).
+    type: str
+  published_ports:
+    description: Ports that have to be free, or already that unit's, each as C(address:host_port:container_port).
+    type: list
+    elements: str
+    default: []
+  secrets:
+    description: Secrets by the names of the options that give them; each has to fit on one line.
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+- name: Check the host before anything is changed
+  sparerig.llm.host_preflight:
+    disk:
+      - path: /var/lib/docker
+        min_free_gib: 20
+    unit: sparerig-open-webui
+    published_ports: ["127.0.0.1:8080:8080"]
+"""
+
+RETURN = r"""
+checks:
+  description: Everything looked at, in order, also when the module fails.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What was looked at.
+      type: str
+    status:
+      description: One of V(pass), V(fail), V(unknown) and V(skipped).
+      type: str
+    expected:
+      description: What would be right.
+      type: str
+    seen:
+      description: What is there.
+      type: str
+    cause:
+      description: Why it is not right.
+      type: str
+    mend:
+      description: What to do about it.
+      type: str
+docker:
+  description: The Docker engine that the host has, V(none), V(package) or V(snap).
+  returned: always
+  type: str
+"""
+
+import dataclasses
+import platform
+import shutil
+import typing as t
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
+    CONFIG_DIR,
+    OptionError,
+    Port,
+    check_env,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host import (
+    Check,
+    check_disk,
+    check_port,
+    check_system,
+)
+
+
+def docker_kind() -> str:
+    """Tell how Docker was installed, if it was."""
+    if Path("/snap/bin/docker").exists():
+        return "snap"
+    return (
+        "package"
+        if shutil.which("dockerd", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+        else "none"
+    )
+
+
+def check_docker(kind: str) -> Check:
+    """Refuse Docker from snap: it cannot reach GPUs, nor directories outside its own."""
+    if kind != "snap":
+        return Check("docker", "pass", "none, or installed from a package", kind)
+    return Check(
+        "docker",
+        "fail",
+        "none, or installed from a package",
+        "the docker snap",
+        "Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
+        "`sudo snap remove docker` (its containers and images go with it), then run again.",
+    )
+
+
+def check_published(text: str, unit: str) -> Check:
+    """Look at one port to be published, and at how it is written."""
+    try:
+        port = Port.parse(text)
+    except OptionError as error:
+        return Check("port", "fail", "address:host_port:container_port", text, f"{error}.")
+    return check_port(port.address, port.host_port, f"{CONFIG_DIR}/{unit}.json")
+
+
+def check_secret(name: str, value: str) -> Check:
+    """Refuse a secret that an env file cannot hold, without showing it."""
+    try:
+        check_env(name, {"SECRET": value})
+    except OptionError:
+        return Check(
+            f"secret {name}",
+            "fail",
+            "one line",
+            "more than one line",
+            f"{name} has a line break in its value, often a stray one at its end.",
+            "Give the value on one line (in YAML, not after | or >).",
+        )
+    return Check(f"secret {name}", "pass", "one line", "one line" if value else "left to the host")
+
+
+def main() -> None:
+    """Look at everything, then say all that is wrong."""
+    module = AnsibleModule(
+        argument_spec={
+            "disk": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "min_free_gib": {"type": "float", "required": True},
+                },
+            },
+            "unit": {"type": "str"},
+            "published_ports": {"type": "list", "elements": "str", "default": []},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+        },
+        required_by={"published_ports": ["unit"]},
+        supports_check_mode=True,
+    )
+    kind = docker_kind()
+    os_release = Path("/etc/os-release").read_text(encoding="utf-8")
+    checks = [check_system(os_release, platform.machine()), check_docker(kind)]
+    checks += [check_disk(entry["path"], entry["min_free_gib"]) for entry in module.params["disk"]]
+    checks += [
+        check_published(text, module.params["unit"]) for text in module.params["published_ports"]
+    ]
+    checks += [
+        check_secret(name, "" if value is None else str(value))
+        for name, value in module.params["secrets"].items()
+    ]
+    result: dict[str, t.Any] = {
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "docker": kind,
+    }
+    wrong = [f"{check.cause} {check.mend}" for check in checks if check.status == "fail"]
+    if wrong:
+        module.fail_json(msg=" ".join(["Nothing was changed.", *wrong]), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
