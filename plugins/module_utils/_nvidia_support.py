@@ -87,6 +87,8 @@ IMAGE_SUFFIXES: t.Final[Mapping[str, tuple[Version, str, str]]] = {
 }
 # The first release whose images hold no code for cards below this compute capability.
 IMAGE_CAPABILITY: t.Final[Sequence[tuple[str, Version]]] = (("0.2.0", (7, 0)), ("0.20.0", (7, 5)))
+# What the images of today ask of a card, for when no release is named.
+CURRENT_IMAGE: t.Final[Version] = IMAGE_CAPABILITY[-1][1]
 # Below this, bfloat16, the usual format of unquantised weights, has to be computed as float16.
 BFLOAT16_CAPABILITY: t.Final[Version] = (8, 0)
 
