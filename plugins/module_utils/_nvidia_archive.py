@@ -220,7 +220,6 @@ def _first_delivered(
         plan = replace(
             verdict.plan,
             install=missing,
-            hold=sorted({*way.install, *kernel_metas(seen.packages)}),
             boots=way.boots,
         )
         return passed("archive", expected, shown), plan

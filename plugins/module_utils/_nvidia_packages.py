@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_support import (
     OPEN,
@@ -18,7 +18,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_support impor
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 INSTALLED: t.Final = "installed"
 
@@ -212,9 +212,7 @@ class Plan:
 
     install: Sequence[str] = ()
     purge: Sequence[str] = ()
-    hold: Sequence[str] = ()
     boots: str = ""
-    unsent: Sequence[str] = field(default_factory=tuple)  # files that the archive lists in vain
 
 
 class NoModuleError(Exception):
@@ -293,18 +291,15 @@ def missing(wish: Wish, packages: Mapping[str, Package], running: str) -> list[s
     return [name for name in wanted if not installed(packages, name)]
 
 
-def holds(wish: Wish, packages: Mapping[str, Package], extra: Iterable[str] = ()) -> list[str]:
-    """List the packages that only this role may change: the driver's, and those that bring kernels.
-
-    ``extra`` are packages that are about to be installed.
-    """
+def holds(wish: Wish, packages: Mapping[str, Package]) -> list[str]:
+    """List what only this role may change: the driver's packages, and those that bring kernels."""
     driver = [
         name
         for name in packages
         if installed(packages, name) and _DRIVER_PACKAGE.match(name) and ":" not in name
     ]
-    keep = set(leftovers(packages, wish))
-    return sorted({*(name for name in driver if name not in keep), *kernel_metas(packages), *extra})
+    others = leftovers(packages, wish)
+    return sorted([*(name for name in driver if name not in others), *kernel_metas(packages)])
 
 
 @dataclass(frozen=True)

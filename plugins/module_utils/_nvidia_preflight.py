@@ -9,7 +9,7 @@ Each function looks at one thing and returns one finding; none of them reads the
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.sparerig.llm.plugins.module_utils._host import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES
@@ -22,6 +22,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_packages impo
     Wish,
     holds,
     installed,
+    kernel_metas,
     kernels,
     leftovers,
     missing,
@@ -30,6 +31,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_packages impo
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_support import (
     BFLOAT16_CAPABILITY,
     CURRENT_IMAGE,
+    OPEN,
     ModulesConflictError,
     UnknownImageError,
     branch_drives,
@@ -65,9 +67,14 @@ class Request:
     desktop: bool
     flavour: str
     image: str
-    managed: bool  # whether the driver is ours to install
+    state: str  # present, unmanaged (somebody else's) or absent
     running: bool  # whether the driver has to run by now
     upgrade: bool
+
+    @property
+    def managed(self) -> bool:
+        """Whether the driver is ours to install."""
+        return self.state == "present"
 
 
 @dataclass(frozen=True)
@@ -420,9 +427,10 @@ class Verdict:
     wish: Wish
     plan: Plan
     settled: bool
-    reboot: Sequence[str] = field(default_factory=tuple)
+    reboot: Sequence[str] = ()
     load: bool = False
-    unheld: Sequence[str] = field(default_factory=tuple)
+    hold: Sequence[str] = ()
+    unhold: Sequence[str] = ()
 
     @property
     def failures(self) -> list[Finding]:
@@ -432,21 +440,16 @@ class Verdict:
 
 def judge(seen: Seen, request: Request, lock_timeout: float) -> Verdict:
     """Look at everything that can be known without asking the archive."""
+    if request.state == "absent":
+        return _plan_removal(seen, request)
     findings = [judge_cards(seen)]
     modules = request.modules
     if modules == "auto":
         try:
             modules = choose_modules(seen.cards, request.branch)
         except ModulesConflictError as error:
-            modules = "open"
-            findings.append(
-                failed(
-                    "cards-together",
-                    "mixed-cards",
-                    "cards that one kernel module drives",
-                    "; ".join(card.label for card in seen.cards),
-                ).because(cause=f"{str(error)[0].upper()}{str(error)[1:]}.")
-            )
+            modules = OPEN
+            findings.append(_judge_mix(seen, str(error)))
     wish = Wish(request.branch, modules, request.dkms, request.desktop, request.flavour)
     if seen.cards:
         findings += [judge_card_age(seen, request), judge_image(seen, request)]
@@ -463,30 +466,58 @@ def judge(seen: Seen, request: Request, lock_timeout: float) -> Verdict:
         ]
     findings += judge_loaded(seen, needed=request.running)
     findings += judge_past(seen)
-    return _with_plan(seen, request, wish, findings)
-
-
-def _with_plan(seen: Seen, request: Request, wish: Wish, findings: list[Finding]) -> Verdict:
     if not request.managed:
-        return Verdict(findings, wish, Plan(), settled=True)
+        return Verdict(findings, wish, Plan(boots=_boots(seen)), settled=True)
+    return _plan_installation(seen, request, wish, findings)
+
+
+def _judge_mix(seen: Seen, complaint: str) -> Finding:
+    cards = "; ".join(card.label for card in seen.cards)
+    return failed(
+        "cards-together", "mixed-cards", "cards that one kernel module drives", cards
+    ).because(f"{complaint[0].upper()}{complaint[1:]}.")
+
+
+def _boots(seen: Seen) -> str:
+    """Name the kernel that boots next."""
+    present = kernels(seen.packages)
+    return present[-1] if present else seen.kernel
+
+
+def _plan_installation(
+    seen: Seen, request: Request, wish: Wish, findings: Sequence[Finding]
+) -> Verdict:
     lacks = missing(wish, seen.packages, seen.kernel)
     purge = leftovers(seen.packages, wish)
-    present = kernels(seen.packages)
     state = KernelState(
         running=seen.kernel,
-        boots=present[-1] if present else seen.kernel,
+        boots=_boots(seen),
         running_has_module=seen.module_on_disk,
         loaded=seen.loaded.nvidia,
         nouveau=seen.loaded.nouveau,
     )
-    reboot = reboot_reasons(state, seen.loaded.library)
-    wanted_holds = holds(wish, seen.packages) if not lacks else []
+    reboot = [] if lacks else reboot_reasons(state, seen.loaded.library)
+    hold = [] if lacks else [n for n in holds(wish, seen.packages) if not seen.packages[n].held]
     return Verdict(
         findings,
         wish,
-        Plan(install=lacks, purge=purge, hold=wanted_holds, boots=state.boots),
-        settled=not (lacks or purge or seen.interrupted or request.upgrade),
-        reboot=[] if lacks else reboot,
-        load=not lacks and not reboot and not seen.loaded.nvidia,
-        unheld=[name for name in wanted_holds if not seen.packages[name].held],
+        Plan(install=lacks, purge=purge, boots=state.boots),
+        settled=not (lacks or purge or hold or seen.interrupted or request.upgrade),
+        reboot=reboot,
+        load=not (lacks or reboot or seen.loaded.nvidia),
+        hold=hold,
+    )
+
+
+def _plan_removal(seen: Seen, request: Request) -> Verdict:
+    """Plan to give the PC back: everything of the driver goes, kernels change freely again."""
+    purge = leftovers(seen.packages, None)
+    unhold = [name for name in kernel_metas(seen.packages) if seen.packages[name].held]
+    return Verdict(
+        findings=(),
+        wish=Wish(request.branch, OPEN),
+        plan=Plan(purge=purge, boots=_boots(seen)),
+        settled=not (purge or unhold or seen.interrupted),
+        reboot=["the removed driver is still loaded"] if seen.loaded.nvidia else [],
+        unhold=unhold,
     )

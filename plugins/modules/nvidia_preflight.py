@@ -45,10 +45,14 @@ options:
     description: The vLLM image that is going to run, with its tag; empty to leave images out.
     type: str
     default: ""
-  managed:
-    description: Whether the driver is to be installed by this collection. If V(false), packages and kernels are left out.
-    type: bool
-    default: true
+  state:
+    description:
+      - What is wanted. V(present) is a driver that this collection installs.
+      - V(unmanaged) is a driver that somebody else looks after; packages and kernels are left out.
+      - V(absent) is no driver; only the packages to remove are looked for.
+    type: str
+    choices: [present, absent, unmanaged]
+    default: present
   running:
     description: Whether the driver has to run by now. If V(false), what an installation is going to mend does not fail.
     type: bool
@@ -63,21 +67,11 @@ options:
       - Without it, the plan tells only what is missing.
     type: bool
     default: false
-  disk:
-    description: Room that is needed.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where; the path itself need not exist yet.
-        type: path
-        required: true
-      min_free_gib:
-        description: How much, in GiB.
-        type: float
-        required: true
-  ram_gib:
+  min_free_gib:
+    description: Room that driver and kernel need on the file system of C(/), in GiB. Looked at only when something has to be installed.
+    type: float
+    default: 0
+  min_ram_gib:
     description: Main memory that the host needs, in GiB.
     type: float
     default: 0
@@ -102,7 +96,7 @@ EXAMPLES = r"""
 
 - name: Ask the same of a driver that somebody else looks after
   sparerig.llm.nvidia_preflight:
-    managed: false
+    state: unmanaged
     running: true
     image: docker.io/vllm/vllm-openai:v0.33.0
 """
@@ -219,6 +213,10 @@ plan:
       description: Packages that lack a hold.
       type: list
       elements: str
+    unhold:
+      description: Packages whose hold is no longer needed.
+      type: list
+      elements: str
     reboot:
       description: Why a reboot is needed; empty when it is not.
       type: list
@@ -323,7 +321,8 @@ def as_result(seen: Seen, verdict: Verdict, room: list[Check]) -> dict[str, t.An
             "interrupted": seen.interrupted,
             "install": list(verdict.plan.install),
             "purge": list(verdict.plan.purge),
-            "hold": verdict.unheld,
+            "hold": list(verdict.hold),
+            "unhold": list(verdict.unhold),
             "reboot": list(verdict.reboot),
             "load": verdict.load,
         },
@@ -349,20 +348,16 @@ def main() -> None:
             "desktop": {"type": "bool", "default": False},
             "kernel_flavour": {"type": "str", "default": ""},
             "image": {"type": "str", "default": ""},
-            "managed": {"type": "bool", "default": True},
+            "state": {
+                "type": "str",
+                "choices": ["present", "absent", "unmanaged"],
+                "default": "present",
+            },
             "running": {"type": "bool", "default": False},
             "upgrade": {"type": "bool", "default": False},
             "archive": {"type": "bool", "default": False},
-            "disk": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "min_free_gib": {"type": "float", "required": True},
-                },
-            },
-            "ram_gib": {"type": "float", "default": 0},
+            "min_free_gib": {"type": "float", "default": 0},
+            "min_ram_gib": {"type": "float", "default": 0},
             "lock_timeout": {"type": "int", "default": 300},
             "sysroot": {"type": "path", "default": "/"},
         },
@@ -372,7 +367,7 @@ def main() -> None:
     request = Request(
         **{
             name: params[name]
-            for name in ("branch", "modules", "dkms", "desktop", "image", "managed", "running")
+            for name in ("branch", "modules", "dkms", "desktop", "image", "state", "running")
         },
         flavour=params["kernel_flavour"],
         upgrade=params["upgrade"],
@@ -385,8 +380,11 @@ def main() -> None:
         verdict = judge(seen, request, params["lock_timeout"])
         if not verdict.failures:
             verdict = consult(verdict, seen, request, Archive(host))
-    room = [check_disk(entry["path"], entry["min_free_gib"]) for entry in params["disk"]]
-    room += [reader.check_ram(host, params["ram_gib"])] if params["ram_gib"] else []
+    room = []
+    if params["min_free_gib"] and verdict.plan.install:
+        room.append(check_disk("/", params["min_free_gib"]))
+    if params["min_ram_gib"]:
+        room.append(reader.check_ram(host, params["min_ram_gib"]))
     result = as_result(seen, verdict, room)
     wrong = [say(finding) for finding in verdict.failures]
     wrong += [f"{check.cause} {check.mend}" for check in room if check.status == "fail"]
