@@ -263,18 +263,19 @@ def _deb822_sources(file: str, text: str) -> Iterable[AptSource]:
 
 
 def conflicting_sources(sources: Sequence[AptSource]) -> list[tuple[AptSource, AptSource]]:
-    """Find pairs that give one of NVIDIA's repositories two different keys: apt refuses all lists.
-
-    $(ARCH) is apt's own way to write the architecture; the old files that NVIDIA's instructions
-    once made spell the folder in several ways, so everything below one host and path counts.
-    """
+    """Find pairs that give one of NVIDIA's repositories two keys: apt refuses all lists then."""
     ours = [s for s in sources if _NVIDIA_REPOSITORIES.search(s.uri)]
     return [
         (first, second)
         for number, first in enumerate(ours)
         for second in ours[number + 1 :]
-        if _spelt_out(first.uri) == _spelt_out(second.uri) and first.signed_by != second.signed_by
+        if same_repository(first.uri, second.uri) and first.signed_by != second.signed_by
     ]
+
+
+def same_repository(first: str, second: str) -> bool:
+    """Whether two URIs name one repository; $(ARCH) is apt's own way to write the architecture."""
+    return _spelt_out(first) == _spelt_out(second)
 
 
 def _spelt_out(uri: str) -> str:
