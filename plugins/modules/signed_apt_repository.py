@@ -189,6 +189,21 @@ def refuse_conflicts(module: AnsibleModule, source: Path) -> None:
             )
 
 
+def refuse_shared_host(module: AnsibleModule, source: Path) -> None:
+    """Stop where a pin for this repository's host would also hit another repository."""
+    host = urlsplit(module.params["uri"]).hostname
+    if all(pin["pin"] for pin in module.params["pins"]):
+        return
+    for other in read_apt_sources(LocalHost()):
+        if other.file != str(source) and urlsplit(other.uri).hostname == host:
+            module.fail_json(
+                msg=f"{other.file} takes {other.uri} from the same host, {host}. apt's pins go by"
+                " host, so what keeps drivers out of the one would also keep them out of the other."
+                f" Give the mirror of {module.params['uri']} another name (an alias in DNS or in"
+                " /etc/hosts is enough), and use that."
+            )
+
+
 def refresh(module: AnsibleModule, source: Path) -> None:
     """Read this repository's list, and no other."""
     status, out, err = module.run_command(
@@ -249,6 +264,7 @@ def main() -> None:
     present = params["state"] == "present"
     if present:
         refuse_conflicts(module, source)
+        refuse_shared_host(module, source)
         texts = {
             # Pins come first: a repository must never be there without what restrains it.
             preferences: pin_text(params),
