@@ -21,3 +21,50 @@ help: ## Say what can be made
 lock: ## Renew requirements-dev.txt from requirements-dev.in
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --requirement requirements-dev.in
 	{ echo "# Made by \`make lock\` from requirements-dev.in: do not edit."; $(BIN)/pip freeze; } > requirements-dev.txt
+
+SSH_CONFIG := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sparerig/ssh_config
+
+.PHONY: demo
+demo: .venv ## Make a throw-away host and turn it into a chat server, with no GPU
+	$(BIN)/python -m testbed up
+	$(BIN)/ansible-playbook site.yml -i inventories/demo
+	@echo
+	@echo "The chat page:  http://127.0.0.1:8080   (the tiny model says nonsense, on purpose)"
+	@echo "Sign in as:     admin@localhost.localdomain"
+	@echo "The password:   ssh -F $(SSH_CONFIG) demo sudo grep ADMIN_PASSWORD /etc/sparerig/sparerig-open-webui.secrets.env"
+	@echo "Take it away:   make demo-down"
+
+.PHONY: testbed
+testbed: .venv ## Make test host, registry, images and tiny model (docs/testbed.md)
+	$(BIN)/python -m testbed up
+
+.PHONY: demo-host
+demo-host: .venv ## Make the demo's host alone, or see to it that it runs
+	$(BIN)/python -m testbed host up demo
+
+.PHONY: demo-down
+demo-down: .venv ## Remove every trace of demo and test hosts
+	$(BIN)/python -m testbed down
+
+.PHONY: lint
+lint: .venv ## Check style and documents
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --offline
+	$(BIN)/antsibull-changelog lint
+
+.PHONY: types
+types: .venv ## Check the types
+	$(BIN)/mypy plugins tests molecule/conftest.py
+
+.PHONY: unit
+unit: .venv ## Run the unit tests
+	$(BIN)/pytest --quiet
+
+.PHONY: molecule
+molecule: .venv ## Run the scenarios on genuine hosts
+	$(BIN)/molecule -c .config/molecule/config.yml test --all
+
+.PHONY: test
+test: lint types unit sanity integration molecule ## Everything that has to pass

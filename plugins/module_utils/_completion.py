@@ -115,7 +115,7 @@ class Completion:
     @property
     def time_per_token_s(self) -> float | None:
         """Time per output token after the first; None when there is no second."""
-        if self.tokens < 2:  # noqa: PLR2004
+        if self.tokens <= 1:
             return None
         return (self.last_token_s - self.first_token_s) / (self.tokens - 1)
 
@@ -153,7 +153,7 @@ def complete(
 
 def _hung(where: str, deadline: Deadline) -> EngineHungError:
     return EngineHungError(
-        f"{where} took the request and sent no token within {deadline.seconds:g} s"
+        f"{where} took the request and sent no token before the deadline of {deadline.seconds:g} s"
     )
 
 

@@ -36,9 +36,10 @@ StartLimitBurst=10
 # Ready is said by the supervisor, when the service in the container has answered.
 Type=notify
 NotifyAccess=main
+SyslogIdentifier={name}
 ExecStart=/usr/bin/python3 {supervisor} {config}
 # For the day the supervisor itself is killed.
-ExecStopPost=-/usr/bin/env docker rm --force {name}
+ExecStopPost=-/usr/bin/python3 {supervisor} {config} clean
 Restart=always
 RestartSec=5s
 TimeoutStartSec={start_timeout}s

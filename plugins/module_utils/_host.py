@@ -8,7 +8,6 @@ PRIVATE to this collection.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -16,25 +15,11 @@ import shlex
 import socket
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
+
 GIB = 1024**3
 
-SUPPORTED = {
-    "ubuntu 22.04": "Ubuntu 22.04, the reference",
-    "ubuntu 24.04": "Ubuntu 24.04",
-    "debian 12": "Debian 12",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One thing looked at. The status is pass, fail, unknown or skipped."""
-
-    name: str
-    status: str
-    expected: str = ""
-    seen: str = ""
-    cause: str = ""
-    mend: str = ""
+SUPPORTED = ("ubuntu 22.04", "ubuntu 24.04", "debian 12")
 
 
 def check_system(os_release: str, machine: str) -> Check:
@@ -43,8 +28,7 @@ def check_system(os_release: str, machine: str) -> Check:
     values = {key: "".join(shlex.split(value)) for key, _, value in pairs}
     system = f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
     seen = f"{values.get('PRETTY_NAME', system)} on {machine}"
-    expected = " or ".join([", ".join(list(SUPPORTED.values())[:-1]), list(SUPPORTED.values())[-1]])
-    expected += "; on x86_64"
+    expected = "Ubuntu 22.04 (the reference), Ubuntu 24.04 or Debian 12, on x86_64"
     if system in SUPPORTED and machine == "x86_64":
         return Check("system", "pass", expected, seen)
     return Check(
@@ -52,8 +36,8 @@ def check_system(os_release: str, machine: str) -> Check:
         "fail",
         expected,
         seen,
-        f"{seen} is not a system that these roles were made for and tested on.",
-        "Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
+        cause=f"{seen} is not a system that these roles were made for and tested on.",
+        mend="Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
     )
 
 
@@ -72,8 +56,8 @@ def check_disk(path: str, min_free_gib: float) -> Check:
         "fail",
         expected,
         seen,
-        f"{path} needs {min_free_gib:g} GiB and its file system has {free:.1f} GiB free.",
-        f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
+        cause=f"{path} needs {min_free_gib:g} GiB and its file system has {free:.1f} GiB free.",
+        mend=f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
         f"`docker image prune` removes unused images), or put a larger disk at {path}.",
     )
 
@@ -117,6 +101,7 @@ def check_port(address: str, port: int, config_file: str) -> Check:
         "fail",
         "free or ours",
         problem,
-        f"{address} port {port} {problem}.",
-        f"`sudo ss -ltnp 'sport = :{port}'` names the program. Stop it, or choose another port.",
+        cause=f"{address} port {port} {problem}.",
+        mend=f"`sudo ss -ltnp 'sport = :{port}'` names the program. "
+        "Stop it, or choose another port.",
     )

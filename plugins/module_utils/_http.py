@@ -24,7 +24,7 @@ import time
 import typing as t
 import urllib.parse
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ MAX_BYTES = 4 * 1024 * 1024
 _PIECE = 16 * 1024
 _SHOWN = 300  # characters of a server's own words that a message repeats
 _CLONE_NEWNET = 0x40000000
-_OK = range(200, 300)
+OK = range(200, 300)
 
 
 class HttpError(Exception):
@@ -154,9 +154,10 @@ class Deadline:
             raise TimeoutError
         return left
 
-    def left_or(self, least: float) -> float:
-        """Return the seconds left, or the given least when there are fewer."""
-        return max(self._end - self._clock(), least)
+    @property
+    def spent(self) -> bool:
+        """Whether there is nothing left."""
+        return self._clock() >= self._end
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ class Client:
         """Name what is asked, as messages show it."""
         return self.url.rstrip("/") + path
 
+    def with_key(self, key: str | None) -> Client:
+        """Return the same service, asked with another key."""
+        return replace(self, key=key)
+
     def get(self, path: str, deadline: Deadline) -> Answer:
         """Fetch a path, whatever the status."""
         with self._exchange("GET", path, None, deadline) as exchange:
@@ -221,7 +226,7 @@ class Client:
     ) -> Iterator[Iterator[bytes]]:
         """Send JSON to a path that answers with a stream of events; get its pieces as they come."""
         with self._exchange("POST", path, payload, deadline) as exchange:
-            if exchange.status not in _OK:
+            if exchange.status not in OK:
                 self._expect_ok(path, exchange.whole())
             if exchange.content_type != "text/event-stream":
                 raise WrongContentTypeError(
@@ -231,7 +236,7 @@ class Client:
             yield exchange.pieces()
 
     def _expect_ok(self, path: str, answer: Answer) -> Answer:
-        if answer.status not in _OK:
+        if answer.status not in OK:
             message = server_message(answer.body)
             if self.key:
                 message = message.replace(self.key, "********")
@@ -341,12 +346,12 @@ class _Exchange:
 
     def _timed_out(self) -> HttpError:
         """Name a timeout by how far the exchange had come."""
-        seconds = f"{self._deadline.seconds:g} s"
+        deadline = f"before the deadline of {self._deadline.seconds:g} s"
         if self._socket is None:
-            return ConnectTimeoutError(f"No connection to {self._where} within {seconds}")
+            return ConnectTimeoutError(f"No connection to {self._where} {deadline}")
         if not self._socket.received:
-            return NoAnswerError(f"{self._where} gave no answer within {seconds}")
-        return StalledError(f"{self._where} began to answer and had not finished after {seconds}")
+            return NoAnswerError(f"{self._where} gave no answer {deadline}")
+        return StalledError(f"{self._where} began to answer and did not finish {deadline}")
 
 
 class _DeadlineSocket:

@@ -33,6 +33,7 @@ from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
 LINES_KEPT = 400
+KILLED = 128 + signal.SIGKILL
 HEARTBEAT = 10  # seconds between two signs of life to systemd's own watchdog
 
 
@@ -117,6 +118,16 @@ def enter_network_of(pid: int) -> None:
     with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
         if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"cannot enter the network of process {pid}")
+
+
+def describe_exit(status: int) -> str:
+    """Say what became of the container, by the status of the docker client attached to it."""
+    if status < 0:
+        return f"the docker client was killed by signal {-status}"
+    killed = (
+        " (killed, by somebody or by the kernel for want of memory)" if status == KILLED else ""
+    )
+    return f"the container ended with exit status {status}{killed}"
 
 
 class Asker:
@@ -255,6 +266,8 @@ class Supervisor:
         while not self.over.is_set():
             problem = asker.answers()
             waited = time.monotonic() - started
+            if self.over.is_set():
+                return
             if problem is None and not ready:
                 ready = True
                 notify("READY=1")
@@ -309,12 +322,20 @@ class Supervisor:
                 return 0
             if self.verdict is None:
                 copier.join()
-                status = client.wait()
-                self.verdict = f"the container ended with exit status {status}: {self.explain()}"
+                self.verdict = f"{describe_exit(client.wait())}: {self.explain()}"
             say(self.verdict)
             self.remove_container()
             return 1
 
 
+def main(config_file: str, verb: str = "run") -> int:
+    """Run the container, or ("clean") remove what a killed supervisor left."""
+    supervisor = Supervisor(Config.load(config_file))
+    if verb == "clean":
+        supervisor.remove_container()
+        return 0
+    return supervisor.run()
+
+
 if __name__ == "__main__":
-    sys.exit(Supervisor(Config.load(sys.argv[1])).run())
+    sys.exit(main(*sys.argv[1:]))

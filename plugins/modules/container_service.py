@@ -230,6 +230,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host import check_port
 
+SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
 PRIVATE, PUBLIC = 0o600, 0o644
 
 
@@ -371,9 +372,9 @@ class ContainerService:
         """Give Ansible's diff mode the files before and after, secrets as names only."""
         if not self.module._diff:
             return
-        hidden = self.spec.secrets_file
-        before = {path: read(path) or "" for path in files}
-        after = dict(files)
+        hidden, own = self.spec.secrets_file, self.spec.files()[1:]
+        before = {path: read(path) or "" for path in own}
+        after = {path: files[path] for path in own}
         old = parse_env(before[hidden])
         before[hidden] = "".join(f"{name}=(secret)\n" for name in sorted(old))
         after[hidden] = "".join(
@@ -387,7 +388,7 @@ class ContainerService:
                 "before": before[path],
                 "after": after[path],
             }
-            for path in files
+            for path in own
             if before[path] != after[path]
         ]
 
@@ -442,14 +443,15 @@ class ContainerService:
         no_block = [] if wait else ["--no-block"]
         status, _out, err = self.run("systemctl", *no_block, verb, self.unit)
         if status:
-            said = self.state().get("StatusText") or err.strip()
-            _status, journal, _err = self.run(
-                "journalctl", "--unit", self.unit, "--lines=40", "--output=cat"
-            )
+            show = ("journalctl", "--unit", self.unit, "--lines=60", "--output=cat")
+            journal = self.run(*show)[1].splitlines()
+            # Not the Status line: by now the next try may have written its own there.
+            verdicts = [line[len(SAID) :] for line in journal if line.startswith(SAID)]
+            said = verdicts[-1] if verdicts else err.strip()
             self.fail(
-                f"{self.unit} did not start: {said} "
+                f"{self.unit} did not start: {said.rstrip('.')}. "
                 f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
-                journal=journal.splitlines(),
+                journal=journal,
             )
 
     def absent(self) -> None:

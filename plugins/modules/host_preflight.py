@@ -33,6 +33,7 @@ options:
   unit:
     description: Name of the M(sparerig.llm.container_service) that is to have the O(published_ports).
     type: str
+    default: ""
   published_ports:
     description: Ports that have to be free, or already that unit's, each as C(address:host_port:container_port).
     type: list
@@ -73,6 +74,9 @@ checks:
     seen:
       description: What is there.
       type: str
+    failure:
+      description: Name of a known failure, if it is one.
+      type: str
     cause:
       description: Why it is not right.
       type: str
@@ -98,8 +102,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
     Port,
     check_env,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host import (
-    Check,
     check_disk,
     check_port,
     check_system,
@@ -126,8 +130,8 @@ def check_docker(kind: str) -> Check:
         "fail",
         "none, or installed from a package",
         "the docker snap",
-        "Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
-        "`sudo snap remove docker` (its containers and images go with it), then run again.",
+        cause="Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
+        mend="`sudo snap remove docker` (its containers and images go with it), then run again.",
     )
 
 
@@ -136,7 +140,7 @@ def check_published(text: str, unit: str) -> Check:
     try:
         port = Port.parse(text)
     except OptionError as error:
-        return Check("port", "fail", "address:host_port:container_port", text, f"{error}.")
+        return Check("port", "fail", "address:host_port:container_port", text, cause=f"{error}.")
     return check_port(port.address, port.host_port, f"{CONFIG_DIR}/{unit}.json")
 
 
@@ -150,8 +154,8 @@ def check_secret(name: str, value: str) -> Check:
             "fail",
             "one line",
             "more than one line",
-            f"{name} has a line break in its value, often a stray one at its end.",
-            "Give the value on one line (in YAML, not after | or >).",
+            cause=f"{name} has a line break in its value, often a stray one at its end.",
+            mend="Give the value on one line (in YAML, not after | or >).",
         )
     return Check(f"secret {name}", "pass", "one line", "one line" if value else "left to the host")
 
@@ -169,11 +173,10 @@ def main() -> None:
                     "min_free_gib": {"type": "float", "required": True},
                 },
             },
-            "unit": {"type": "str"},
+            "unit": {"type": "str", "default": ""},
             "published_ports": {"type": "list", "elements": "str", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
         },
-        required_by={"published_ports": ["unit"]},
         supports_check_mode=True,
     )
     kind = docker_kind()

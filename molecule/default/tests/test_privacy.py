@@ -1,0 +1,109 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who can reach the engine, and where its key can be read: nobody, and nowhere."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import pytest
+
+if t.TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from conftest import Rig
+
+ENGINE, PAGE = "sparerig-vllm", "sparerig-open-webui"
+SECRETS = [(ENGINE, "VLLM_API_KEY"), (PAGE, "WEBUI_ADMIN_PASSWORD"), (PAGE, "WEBUI_SECRET_KEY")]
+
+ASK = """
+import json, sys, urllib.request
+request = urllib.request.Request(sys.argv[1] + "/invocations",
+    data=json.dumps({"model": "tiny-llama-gptq", "prompt": "1", "max_tokens": 1}).encode(),
+    headers={"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=5).status)
+"""
+
+
+def engine_address(rig: Rig) -> str:
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return f"http://{rig.root(f'docker inspect --format {template!r} {ENGINE}')}:8000"
+
+
+def test_the_page_reaches_the_engine(rig: Rig) -> None:
+    """The one way in that there is; it also shows that the next tests ask rightly."""
+    asked = rig.root(f"docker exec {PAGE} python3 -c '{ASK}' http://{ENGINE}:8000")
+    assert asked == "200"
+
+
+@pytest.mark.parametrize("who", ["rig", "root"])
+def test_nobody_on_the_host_reaches_the_engine(rig: Rig, who: str) -> None:
+    asked = rig.host.run(f"sudo -u {who} python3 -c '{ASK}' {engine_address(rig)}")
+    assert asked.rc != 0, "the engine generated text for somebody on the host"
+    # Not by luck: the host has no address on that network, so no route leads there.
+    bridge = json.loads(rig.root("docker network inspect sparerig"))[0]["Id"][:12]
+    assert "inet " not in rig.host.check_output(f"ip address show br-{bridge}")
+
+
+def test_no_other_container_reaches_the_engine(rig: Rig) -> None:
+    image = rig.root(f"docker inspect --format '{{{{.Image}}}}' {PAGE}")
+    run = f"docker run --rm --network sparerig-web --entrypoint python3 {image} -c '{ASK}'"
+    assert rig.host.run(f"sudo {run} {engine_address(rig)}").rc != 0
+
+
+def test_nothing_but_ssh_and_the_page_listens(rig: Rig) -> None:
+    listening = rig.root("ss --listening --tcp --numeric --no-header")
+    sockets = (line.split()[3] for line in listening.splitlines())
+    ports = {socket.rsplit(":", 1)[1] for socket in sockets if not socket.startswith("127.")}
+    assert ports == {"22", "8080"}
+
+
+def test_the_page_cannot_reach_beyond_the_host(rig: Rig) -> None:
+    """Neither the registry, which stands in for the internet, nor a name server."""
+    reach = 'import urllib.request as u; print(u.urlopen("http://%s:5000/v2/", timeout=5).status)'
+    registry = rig.host.check_output("getent hosts registry").split()[0]
+    assert rig.host.check_output(f"python3 -c '{reach % registry}'") == "200"
+    assert rig.host.run(f"sudo docker exec {PAGE} python3 -c '{reach % registry}'").rc != 0
+    look_up = 'import socket; socket.gethostbyname("registry")'
+    assert rig.host.run(f"sudo docker exec {PAGE} python3 -c '{look_up}'").rc != 0
+
+
+@pytest.mark.parametrize(("unit", "name"), SECRETS)
+def test_a_secret_shows_nowhere(rig: Rig, unit: str, name: str) -> None:
+    secret = rig.secret(unit, name)
+    assert len(secret) >= 20
+    rig.root("journalctl --flush --sync")
+    places = {
+        "the command lines": "ps -eww -o args",
+        "the units": "sh -c 'systemctl cat sparerig-* --no-pager; systemctl show sparerig-*'",
+        "the journal": "journalctl --no-pager --output export",
+        "files that others may read": "find /etc /run /usr/local /var/lib/sparerig /tmp "
+        "-xdev -type f -perm /o+r -exec cat {} +",
+    }
+    for place, command in places.items():
+        # Not grep: its own command line would show the secret.
+        assert secret not in rig.root(command), f"{name} shows in {place}"
+
+
+@pytest.mark.parametrize(("unit", "name"), SECRETS)
+def test_an_ordinary_user_cannot_read_it(rig: Rig, unit: str, name: str) -> None:
+    del name
+    rig.host.run("sudo useradd --create-home guest")
+    for command in (
+        f"cat /etc/sparerig/{unit}.secrets.env",
+        f"docker inspect {unit}",
+        f"sh -c 'cat /proc/$(pgrep -f {unit}.json)/environ'",
+    ):
+        assert rig.host.run(f"sudo -u guest {command}").rc != 0
+
+
+def test_no_secret_shows_in_ansibles_output(
+    rig: Rig, play: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = play("-vvv", "--diff")
+    assert done.returncode == 0, done.stdout[-4000:]
+    for unit, name in SECRETS:
+        assert rig.secret(unit, name) not in done.stdout + done.stderr, name

@@ -1,0 +1,203 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Command line of the test bed: python -m testbed VERB."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+from docker.errors import DockerException
+
+from testbed import engine, hosts, images, locks, model, registry
+from testbed.machine import only_run
+from testbed.progress import TestbedError, say, step
+from testbed.settings import (
+    CACHE,
+    DEFAULT_RELEASE,
+    DEMO_HOST,
+    LABEL,
+    OPEN_WEBUI,
+    REGISTRY_ADDRESS,
+    RELEASES,
+    SERVICES,
+    VLLM,
+    Service,
+)
+
+if t.TYPE_CHECKING:
+    from docker import DockerClient
+
+IMAGES_FILE = CACHE / "images.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says."""
+    options = parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        if options.action is host_list:
+            host_list(options)
+        else:
+            with only_run():
+                options.action(options)
+    except TestbedError as error:
+        say(f"FAILED: {error}")
+        return 1
+    except DockerException as error:
+        say(f"FAILED: the Docker engine says: {error}")
+        return 1
+    return 0
+
+
+def stop(number: int, _frame: object) -> t.NoReturn:
+    """Stop at once on Ctrl-C: end the builds under way and wait for no thread."""
+    say("Stopped. What was finished is kept: the same command goes on from here.")
+    client = engine.connect()
+    if client is not None:
+        for container in client.containers.list(filters={"label": f"{LABEL}=build"}):
+            container.remove(force=True, v=True)
+    os._exit(128 + number)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the verbs."""
+    top = argparse.ArgumentParser(
+        prog="python -m testbed", description="Test hosts, images and a model for this collection."
+    )
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(
+        name: str,
+        does: str,
+        action: t.Callable[[argparse.Namespace], None],
+        group: t.Any = verbs,
+    ) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = group.add_parser(name, help=does, description=does)
+        added.set_defaults(action=action)
+        return added
+
+    added = verb("up", "Make everything: engine, registry, images, model, demo host", up)
+    added.add_argument("--page-port", type=int, help="port of the demo's page (default: 8080)")
+    verb("down", "Remove every trace, except a Docker engine", down)
+    verb("engine", "See to a Docker engine that answers", lambda _: say_engine())
+    verb("images", "Put the vLLM and Open WebUI images into the registry", make_images)
+    verb("model", "Make the tiny model and print its folder", lambda _: answer(str(model.make())))
+    verb("lock", "Renew the lock files of the images", lambda _: locks.renew(engine.ensure()))
+    host = verbs.add_parser("host", help="Make, restart, list or remove test hosts")
+    group = host.add_subparsers(metavar="VERB", required=True)
+    added = verb("up", "Make a host, or see to it that it runs", host_up, group)
+    added.add_argument("name")
+    added.add_argument("--image", choices=sorted(RELEASES), default=DEFAULT_RELEASE)
+    added.add_argument("--page-port", type=int, help="publish the host's port 8080 here")
+    for name, does, action in (
+        ("restart", "Restart a host as a PC restarts", host_restart),
+        ("down", "Remove a host and all that is on it", host_down),
+    ):
+        verb(name, does, action, group).add_argument("name")
+    verb("list", "List the hosts that run, as JSON", host_list, group)
+    return top
+
+
+def answer(result: t.Any) -> None:
+    """Print a result to standard output, apart from the progress."""
+    print(result if isinstance(result, str) else json.dumps(result, indent=2))  # noqa: T201
+
+
+def say_engine() -> None:
+    """See to an engine and say which it is."""
+    version = engine.ensure().version()
+    say(f"Docker engine {version['Version']} answers")
+
+
+def up(options: argparse.Namespace) -> None:
+    """Make everything, the slow parts side by side."""
+    client = engine.ensure()
+    registry.network(client)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        # The host and the services share nothing but the engine.
+        demo = pool.submit(hosts.up, client, DEMO_HOST, DEFAULT_RELEASE, options.page_port)
+        fill_registry(client)
+        container = demo.result()
+    host = hosts.describe(container)
+    say(f"The test bed is up. The host: ssh -F {host['ssh_config']} {DEMO_HOST}")
+    say(f"Its page, once a playbook has run: {host['page']}")
+
+
+def down(_: argparse.Namespace) -> None:
+    """Remove every trace."""
+    client = engine.connect()
+    if client is not None:
+        everything: dict[str, t.Any] = {"label": LABEL}
+        with step("Removing test hosts, registry, network, volumes and images"):
+            for container in client.containers.list(all=True, filters=everything):
+                container.remove(force=True, v=True)
+            for network in client.networks.list(filters=everything):
+                network.remove()
+            for volume in client.volumes.list(filters=everything):
+                volume.remove(force=True)
+            for image in client.images.list(filters=everything):
+                for tag in image.tags:
+                    client.images.remove(tag, force=True)
+    if engine.INSTALLED_MARK.exists():
+        say("The Docker engine stays: this test bed installed it (apt-get purge docker.io).")
+    shutil.rmtree(CACHE)
+    say(f"Removed {CACHE}. Nothing of the test bed is left.")
+
+
+def fill_registry(client: DockerClient) -> None:
+    """Put both services' images into the registry and write their references down."""
+    target = registry.up(client)
+
+    def reference(service: Service) -> str:
+        return target.reference(service, images.service(client, service))
+
+    if not all(images.official_is_here(client, service) for service in SERVICES):
+        images.python_base(client)  # once, before two threads ask for it
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        vllm, open_webui = pool.map(reference, (VLLM, OPEN_WEBUI))
+    content = {"registry": REGISTRY_ADDRESS, "vllm": vllm, "open_webui": open_webui}
+    half_made = IMAGES_FILE.with_name("images.json.new")
+    half_made.write_text(json.dumps(content, indent=2) + "\n")
+    half_made.rename(IMAGES_FILE)
+
+
+def make_images(_: argparse.Namespace) -> None:
+    """Put both images into the registry and print their references."""
+    fill_registry(engine.ensure())
+    answer(json.loads(IMAGES_FILE.read_text()))
+
+
+def host_up(options: argparse.Namespace) -> None:
+    """Make a host or see to it that it runs."""
+    container = hosts.up(engine.ensure(), options.name, options.image, options.page_port)
+    container.reload()
+    answer(hosts.describe(container))
+
+
+def host_restart(options: argparse.Namespace) -> None:
+    """Restart a host."""
+    answer(hosts.describe(hosts.restart(engine.ensure(), options.name)))
+
+
+def host_down(options: argparse.Namespace) -> None:
+    """Remove a host."""
+    hosts.down(engine.ensure(), options.name)
+    say(f"The host {options.name} is gone.")
+
+
+def host_list(_: argparse.Namespace) -> None:
+    """List the hosts that run."""
+    answer([hosts.describe(container) for container in hosts.running(engine.ensure())])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

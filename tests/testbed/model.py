@@ -1,0 +1,226 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the tiny model: a real Llama in every respect but sense.
+
+Two folders with the same model: ``tiny-llama`` (fp16) and ``tiny-llama-gptq`` (GPTQ INT4), of which
+the first holds the dequantised weights of the second, so that both say the same. The weights are
+random from a fixed seed, the tokenizer is trained on the LICENSE file.
+
+Random weights alone would never stop and would utter broken characters. So one channel of the
+hidden state is a constant, and the output layer reads it as a bias: towards ending a turn, away
+from special tokens and from pieces of characters.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import typing as t
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from testbed import gptq
+from testbed.inputs import fingerprint
+from testbed.progress import step
+from testbed.settings import CACHE, HERE
+
+if t.TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, NDArray[t.Any]]
+
+TEXT = HERE.parents[1] / "LICENSE"
+TEMPLATE = HERE / "chat_template.jinja"
+SEED = 3060
+LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, INNER = 2, 256, 4, 2, 64, 512
+VOCABULARY = 2048
+CONTEXT = 8192
+
+# Spread of the output values and the lift of the end of a turn: an answer, greedy or at
+# temperature 1, ends after some dozens of tokens.
+SPREAD = 2.0
+END_LIFT = 6.4
+NEVER = -30.0
+
+BEGIN, END, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+SPECIAL = (
+    BEGIN,
+    END,
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    TURN_END,
+    "<|eom_id|>",
+    "<|python_tag|>",
+)
+
+
+def train_tokenizer(text: str) -> Tokenizer:
+    """Train a byte-level BPE tokenizer with Llama 3's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    return tokenizer
+
+
+def output_bias(tokenizer: Tokenizer) -> NDArray[np.float32]:
+    """Say for every token how much the model likes or avoids to utter it."""
+    bias = np.zeros(VOCABULARY, dtype=np.float32)
+    for token in range(VOCABULARY):
+        text = tokenizer.decode([token], skip_special_tokens=False)
+        if text in SPECIAL or not text.replace("\n", " ").isprintable() or "\ufffd" in text:
+            bias[token] = NEVER
+    bias[tokenizer.token_to_id(TURN_END)] = END_LIFT
+    return bias
+
+
+def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
+    """Give what stays fp16 (embeddings, norms, output), and the layers that get quantised."""
+    random = np.random.default_rng(SEED)
+
+    def normal(*shape: int, spread: float) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
+        values *= np.float32(spread)
+        return values
+
+    # Channel 0 carries the constant. It is as large as the others together, so after the norm it
+    # is close to sqrt(HIDDEN / 2) whatever the text.
+    embedding = normal(VOCABULARY, HIDDEN, spread=1.0)
+    embedding[:, 0] = np.sqrt(HIDDEN)
+    constant = np.sqrt(HIDDEN / 2)
+    output = normal(VOCABULARY, HIDDEN, spread=SPREAD / constant)
+    output[:, 0] = bias / constant
+    plain: Tensors = {
+        "model.embed_tokens.weight": embedding.astype(np.float16),
+        "model.norm.weight": np.ones(HIDDEN, dtype=np.float16),
+        "lm_head.weight": output.astype(np.float16),
+    }
+    linear: Tensors = {}
+    shapes = {
+        "self_attn.q_proj": (HEADS * HEAD_SIZE, HIDDEN),
+        "self_attn.k_proj": (KV_HEADS * HEAD_SIZE, HIDDEN),
+        "self_attn.v_proj": (KV_HEADS * HEAD_SIZE, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HEADS * HEAD_SIZE),
+        "mlp.gate_proj": (INNER, HIDDEN),
+        "mlp.up_proj": (INNER, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INNER),
+    }
+    # Keep the constant out of the layers: kernels with 8-bit activations would lose the rest to it.
+    norm = np.ones(HIDDEN, dtype=np.float16)
+    norm[0] = 0.05
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}"
+        plain[f"{prefix}.input_layernorm.weight"] = norm
+        plain[f"{prefix}.post_attention_layernorm.weight"] = norm.copy()
+        for name, shape in shapes.items():
+            weight = normal(*shape, spread=1.0 / np.sqrt(shape[1]))
+            if name in {"self_attn.o_proj", "mlp.down_proj"}:
+                weight[0] = 1e-4  # leaves the constant alone; not nought, which has no scale
+            linear[f"{prefix}.{name}"] = weight
+    return plain, linear
+
+
+def configuration(tokenizer: Tokenizer) -> dict[str, t.Any]:
+    """Give config.json of the fp16 model."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_SIZE,
+        "hidden_act": "silu",
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "torch_dtype": "float16",
+        "bos_token_id": tokenizer.token_to_id(BEGIN),
+        "eos_token_id": [tokenizer.token_to_id(END), tokenizer.token_to_id(TURN_END)],
+    }
+
+
+QUANTISATION = {
+    "quant_method": "gptq",
+    "bits": gptq.BITS,
+    "group_size": gptq.GROUP,
+    "sym": True,
+    "desc_act": False,
+    "checkpoint_format": "gptq",
+}
+
+
+def write(folder: Path, tokenizer: Tokenizer, config: dict[str, t.Any], tensors: Tensors) -> None:
+    """Write one model folder as the Hugging Face hub lays it out."""
+    folder.mkdir(parents=True)
+    files = {
+        "config.json": config,
+        "generation_config.json": {
+            "bos_token_id": config["bos_token_id"],
+            "eos_token_id": config["eos_token_id"],
+            "do_sample": True,
+            "temperature": 0.6,
+            "top_p": 0.9,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BEGIN,
+            "eos_token": TURN_END,
+            "model_max_length": CONTEXT,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": TEMPLATE.read_text(encoding="utf-8"),
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    # The format takes the bytes as they lie in memory: a transposed view would come out scrambled.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
+
+
+def made_from() -> str:
+    """Hash what the models are made from."""
+    code = [HERE / name for name in ("model.py", "gptq.py")]
+    return fingerprint(TEXT, TEMPLATE, *code)
+
+
+def make() -> Path:
+    """Make both models unless they are there; give the folder they are in."""
+    place = CACHE / "models" / made_from()
+    if place.is_dir():
+        return place
+    with step("Making the tiny model, as fp16 and as GPTQ INT4"):
+        half_made = CACHE / "tmp" / "models"
+        shutil.rmtree(half_made, ignore_errors=True)
+        tokenizer = train_tokenizer(TEXT.read_text(encoding="utf-8"))
+        plain, linear = random_weights(output_bias(tokenizer))
+        packed, halved = dict(plain), dict(plain)
+        for name, weight in linear.items():
+            tensors = gptq.quantise(weight)
+            packed |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+            halved[f"{name}.weight"] = gptq.dequantise(tensors)
+        config = configuration(tokenizer)
+        write(half_made / "tiny-llama", tokenizer, config, halved)
+        config |= {"quantization_config": QUANTISATION}
+        write(half_made / "tiny-llama-gptq", tokenizer, config, packed)
+        shutil.rmtree(place.parent, ignore_errors=True)
+        place.parent.mkdir(parents=True)
+        half_made.rename(place)
+    return place

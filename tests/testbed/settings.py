@@ -1,0 +1,114 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names, places and pins: the one file to edit when a version moves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparerig"
+
+# Everything made in the engine carries this label: that is how `down` finds every trace.
+LABEL = "org.sparerig.testbed"
+NETWORK = "sparerig-lan"
+REGISTRY = "sparerig-registry"
+REGISTRY_ADDRESS = "registry:5000"  # as the hosts see it
+DEMO_HOST = "demo"
+DEMO_PAGE_PORT = 8080
+USER = "rig"
+MODELS_ON_HOST = "/srv/models"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A distribution a host or an image can be made of."""
+
+    name: str
+    pulled: str  # the official image, where a registry can be reached
+    mirror: str
+    suites: tuple[tuple[str, str], ...]  # suite, path below the mirror
+    components: str
+    key: Path | str  # what signs the archive: a key of this folder, or a keyring of the machine
+    keyring_package: str
+
+
+def _ubuntu(version: str, codename: str) -> Release:
+    mirror = os.environ.get("TESTBED_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu")
+    return Release(
+        name=f"ubuntu-{version}",
+        pulled=f"ubuntu:{version}",
+        mirror=mirror,
+        suites=tuple((codename + pocket, "") for pocket in ("", "-updates", "-security")),
+        components="main restricted universe multiverse",
+        key=HERE / "keys" / "ubuntu-archive-2018.asc",
+        keyring_package="ubuntu-keyring",
+    )
+
+
+RELEASES = {
+    release.name: release
+    for release in (
+        _ubuntu("22.04", "jammy"),
+        _ubuntu("24.04", "noble"),
+        Release(
+            name="debian-12",
+            pulled="debian:12",
+            mirror=os.environ.get("TESTBED_DEBIAN_MIRROR", "http://deb.debian.org"),
+            suites=(
+                ("bookworm", "/debian"),
+                ("bookworm-updates", "/debian"),
+                ("bookworm-security", "/debian-security"),
+            ),
+            components="main",
+            key="/usr/share/keyrings/debian-archive-keyring.gpg",
+            keyring_package="debian-archive-keyring",
+        ),
+    )
+}
+DEFAULT_RELEASE = "ubuntu-22.04"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the two real services, and where its image comes from."""
+
+    name: str  # its repository in our registry, and its build script and lock file
+    tag: str
+    official: str
+    registry: str  # asked before pulling: an unreachable registry should cost seconds, not minutes
+    changes: tuple[str, ...]  # what the official image states, stated by the built one
+
+
+VLLM = Service(
+    name="vllm-openai-cpu",
+    tag="v0.32.0",
+    official="vllm/vllm-openai-cpu:v0.32.0-x86_64",
+    registry="registry-1.docker.io",
+    changes=(
+        # No compiler in this image: without this, a request for log probabilities stops the server.
+        "ENV TORCHDYNAMO_DISABLE=1",
+        "WORKDIR /vllm-workspace",
+        "EXPOSE 8000",
+        'ENTRYPOINT ["vllm", "serve"]',
+    ),
+)
+OPEN_WEBUI = Service(
+    name="open-webui",
+    tag="v0.12.4",
+    official="ghcr.io/open-webui/open-webui:v0.12.4",
+    registry="ghcr.io",
+    changes=(
+        "ENV ENV=prod PORT=8080 DATA_DIR=/app/backend/data",
+        "ENV SCARF_NO_ANALYTICS=true DO_NOT_TRACK=true ANONYMIZED_TELEMETRY=false",
+        "ENV RAG_EMBEDDING_MODEL=/app/models/all-MiniLM-L6-v2",
+        "ENV SENTENCE_TRANSFORMERS_HOME=/app/models",
+        "WORKDIR /app/backend",
+        "EXPOSE 8080",
+        'CMD ["bash", "start.sh"]',
+    ),
+)
+SERVICES = (VLLM, OPEN_WEBUI)
