@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``python -m nvidia_repo DIR`` makes two signed apt repositories: DIR/toolkit and DIR/cuda.
 
-DIR/key.asc signs both, DIR/fingerprint is its fingerprint. Needs dpkg-deb and gpg.
+DIR/key.asc signs both, DIR/fingerprint is its fingerprint, DIR/all.tar.gz is all of it. Needs dpkg-deb and gpg.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def main() -> None:
         (target / "fingerprint").write_text(fingerprint.split(":")[9])
         for name, packages in REPOSITORIES.items():
             publish(target / name, packages, home)
+        shutil.make_archive(f"{scratch}/all", "gztar", target)
+        shutil.move(f"{scratch}/all.tar.gz", target)
         run("gpgconf", "--homedir", scratch, "--kill", "gpg-agent")
 
 
