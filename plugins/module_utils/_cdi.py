@@ -10,7 +10,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.sparerig.llm.plugins.module_utils._host import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES, explain
 
 if t.TYPE_CHECKING:
@@ -86,7 +86,7 @@ def judge_container(image: str, answer: Answer) -> Check:
         else f"Try it by hand: 'docker run --rm --device {EVERY_CARD} --entrypoint nvidia-smi"
         f" {image} -L'."
     )
-    return Check(name, "fail", expected, said, cause, mend)
+    return Check(name, "fail", expected, said, known.id if known else "", cause, mend)
 
 
 def judge_docker(reads_cdi: bool | None) -> Check:  # noqa: FBT001
@@ -101,8 +101,8 @@ def judge_docker(reads_cdi: bool | None) -> Check:  # noqa: FBT001
         "fail",
         expected,
         "it does not",
-        "CDI is off in this Docker: before 28.2 it has to be switched on.",
-        'Add "features": {"cdi": true} to /etc/docker/daemon.json, and restart Docker.',
+        cause="CDI is off in this Docker: before 28.2 it has to be switched on.",
+        mend='Add "features": {"cdi": true} to /etc/docker/daemon.json, and restart Docker.',
     )
 
 
@@ -111,4 +111,5 @@ def judge_devices(listed: str) -> Check:
     known = FAILURES["container-toolkit-missing"]
     if EVERY_CARD in listed.split():
         return Check("devices", "pass", EVERY_CARD, " ".join(re.findall(r"nvidia\.com\S+", listed)))
-    return Check("devices", "fail", EVERY_CARD, listed.strip() or "none", known.cause, known.mend)
+    seen = listed.strip() or "none"
+    return Check("devices", "fail", EVERY_CARD, seen, known.id, known.cause, known.mend)

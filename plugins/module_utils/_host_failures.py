@@ -29,7 +29,7 @@ class Failure:
 
 _ALL = (
     Failure(
-        "no-card",
+        "gpu-missing",
         "No NVIDIA card on the PCI bus",
         "The PCI bus shows no NVIDIA display controller.",
         "Check that the card sits in its slot and has its power cables, and that the firmware"

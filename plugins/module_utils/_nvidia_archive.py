@@ -151,7 +151,7 @@ def consult(verdict: Verdict, seen: Seen, request: Request, archive: ArchiveView
     try:
         offer = archive.offer([*wish.userland, wish.modules_for(flavour)])
         finding = _judge_branch(wish, offer)
-        if finding.check.status == "fail":
+        if finding.status == "fail":
             return _with(verdict, wish, finding)
         ways = candidates(wish, seen.packages, offer, seen.kernel)
         finding, plan = _first_delivered(verdict, seen, request, archive, ways)

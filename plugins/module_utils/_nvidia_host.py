@@ -12,11 +12,11 @@ import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import (
     parse_kernel_module,
     read_pci,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._local import LocalHost
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_packages import (
     OF_INTEREST,
@@ -135,8 +135,8 @@ def check_ram(host: Host, needed_gib: float) -> Check:
         "fail",
         expected,
         seen,
-        f"{needed_gib:g} GiB of main memory are needed and the PC has {has:.1f} GiB.",
-        "Add memory, or choose a smaller model.",
+        cause=f"{needed_gib:g} GiB of main memory are needed and the PC has {has:.1f} GiB.",
+        mend="Add memory, or choose a smaller model.",
     )
 
 

@@ -203,7 +203,6 @@ class Candidate:
 
     install: tuple[str, ...]
     boots: str
-    moves_kernel: bool
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,7 @@ def candidates(
     newest = present[-1] if present else running
     if wish.dkms:
         headers = [f"linux-headers-{kernel}" for kernel in dict.fromkeys([running, newest])]
-        return [Candidate((*wish.userland, *wish.dkms_packages, *headers), newest, False)]  # noqa: FBT003
+        return [Candidate((*wish.userland, *wish.dkms_packages, *headers), newest)]
     exact = {kernel: wish.modules_for(kernel) for kernel in (running, newest)}
     meta = wish.modules_for(wish.flavour)
     followed = _followed_kernel(offer.packages.get(meta))
@@ -245,17 +244,14 @@ def candidates(
     for with_meta, with_running in ((True, True), (True, False), (False, True), (False, False)):
         if with_meta and not followed:
             continue
-        boots = max(newest, followed, key=parse_version) if with_meta else newest
-        names = [*wish.userland]
-        if with_meta:
-            names.append(meta)
-        if boots == newest and not (with_meta and followed == newest):
-            if exact[newest] not in offer.names:
-                continue
-            names.append(exact[newest])
-        if with_running and exact[running] in offer.names and exact[running] not in names:
-            names.append(exact[running])
-        found.append(Candidate(tuple(names), boots, moves_kernel=boots != newest))
+        brings = followed if with_meta else ""
+        boots = max(newest, brings, key=parse_version)
+        wanted = {newest} if boots == newest else set()
+        if with_running and exact[running] in offer.names:
+            wanted.add(running)
+        names = [exact[kernel] for kernel in sorted(wanted - {brings}, reverse=True)]
+        if offer.names.issuperset(names):
+            found.append(Candidate((*wish.userland, *([meta] if with_meta else []), *names), boots))
     if not found:
         raise NoModuleError(newest, exact[newest])
     return list(dict.fromkeys(found))
@@ -302,7 +298,7 @@ def holds(wish: Wish, packages: Mapping[str, Package]) -> list[str]:
     return sorted([*(name for name in driver if name not in others), *kernel_metas(packages)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelState:
     """What the kernel has loaded, and which kernel boots next."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.sparerig.llm.plugins.module_utils._host import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
     conflicting_sources,
@@ -107,40 +107,40 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A check, and the known failure that it found."""
-
-    check: Check
-    failure: str = ""
+class Finding(Check):
+    """A check that can be explained more exactly than the table of failures does in general."""
 
     def because(self, cause: str = "", mend: str = "") -> Finding:
-        """Explain it more exactly than the known failure does in general."""
-        check = self.check
-        exact = replace(check, cause=cause or check.cause, mend=mend or check.mend)
-        return replace(self, check=exact)
+        """Say what causes it here, and what mends it here."""
+        return replace(self, cause=cause or self.cause, mend=mend or self.mend)
 
 
 def passed(name: str, expected: str, seen: str) -> Finding:
     """Record that something is as it has to be."""
-    return Finding(Check(name, "pass", expected, seen))
+    return Finding(name, "pass", expected, seen)
 
 
-def unsure(name: str, expected: str, seen: str, cause: str = "", mend: str = "") -> Finding:
+def unsure(name: str, expected: str, seen: str) -> Finding:
     """Record something that could not be told, or that does no harm yet."""
-    return Finding(Check(name, "unknown", expected, seen, cause, mend))
+    return Finding(name, "unknown", expected, seen)
+
+
+def skipped(name: str, why: str) -> Finding:
+    """Record that there was nothing to look at."""
+    return Finding(name, "skipped", seen=why)
 
 
 def failed(name: str, failure: str, expected: str, seen: str) -> Finding:
     """Record a known failure, explained in its own words."""
     known = FAILURES[failure]
-    return Finding(Check(name, "fail", expected, seen, known.cause, known.mend), failure)
+    return Finding(name, "fail", expected, seen, failure, known.cause, known.mend)
 
 
 def judge_cards(seen: Seen) -> Finding:
     """Look for a card, and name it."""
     expected = "an NVIDIA card on the PCI bus"
     if not seen.cards:
-        return failed("card", "no-card", expected, "none")
+        return failed("card", "gpu-missing", expected, "none")
     return passed("card", expected, "; ".join(card.label for card in seen.cards))
 
 
@@ -182,19 +182,16 @@ def judge_image(seen: Seen, request: Request) -> Finding:
     """Compare the CUDA version that the image needs with what the driver offers."""
     name = "driver-for-image"
     if not request.image:
-        return Finding(Check(name, "skipped", "", "no image was named"))
+        return skipped(name, "no image was named")
     try:
         needs = image_needs(request.image)
     except UnknownImageError as error:
-        return unsure(
-            name,
-            "an image whose CUDA version is known",
-            f"{error}",
+        return unsure(name, "an image whose CUDA version is known", f"{error}").because(
             "Only vLLM's own release tags say which CUDA version they need.",
             "'docker image inspect IMAGE' shows CUDA_VERSION among the image's environment.",
         )
     if needs is None:
-        return Finding(Check(name, "skipped", "", f"{request.image} runs on the CPU"))
+        return skipped(name, f"{request.image} runs on the CPU")
     driver = _judged_driver(seen, request)
     offered = cuda_of_driver(driver)
     expected = f"CUDA {show_version(needs.cuda)}, which {request.image} is built for"
@@ -202,7 +199,7 @@ def judge_image(seen: Seen, request: Request) -> Finding:
     if offered and offered >= needs.cuda:
         return passed(name, expected, shown)
     if not driver:
-        return unsure(name, expected, "no driver yet", "The driver is not ours to install.")
+        return unsure(name, expected, "no driver").because("It is not ours to install.")
     branch = branch_for_cuda(needs.cuda)
     geforce = [card.name for card in seen.cards if card.geforce]
     bridge = (
@@ -392,7 +389,7 @@ def judge_loaded(seen: Seen, *, needed: bool) -> list[Finding]:
 
 def _not_yet(finding: Finding) -> Finding:
     """Turn a failure into something that the installation is going to mend."""
-    return Finding(replace(finding.check, status="unknown"), finding.failure)
+    return replace(finding, status="unknown")
 
 
 def judge_past(seen: Seen) -> list[Finding]:
@@ -410,10 +407,10 @@ def judge_past(seen: Seen) -> list[Finding]:
     else:
         findings.append(passed("card-health", "no Xid 79 in the kernel log since the boot", "none"))
     if seen.slept and seen.loaded.nvidia:
-        known = FAILURES["gpu-lost-after-suspend"]
         times = f"slept {seen.slept} time{'s' if seen.slept > 1 else ''}"
-        check = Check("sleep", "unknown", "awake since the boot", times, known.cause, known.mend)
-        findings.append(Finding(check, known.id))
+        slept = failed("sleep", "gpu-lost-after-suspend", "awake since the boot", times)
+        # It happens often, not always.
+        findings.append(replace(slept, status="unknown"))
     else:
         findings.append(passed("sleep", "awake since the boot", "awake"))
     return findings
@@ -435,7 +432,7 @@ class Verdict:
     @property
     def failures(self) -> list[Finding]:
         """The findings that stop a deployment."""
-        return [finding for finding in self.findings if finding.check.status == "fail"]
+        return [finding for finding in self.findings if finding.status == "fail"]
 
 
 def judge(seen: Seen, request: Request, lock_timeout: float) -> Verdict:

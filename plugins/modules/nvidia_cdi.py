@@ -65,6 +65,9 @@ checks:
     seen:
       description: What is there.
       type: str
+    failure:
+      description: Name of the known failure, which has a page under C(docs/failures); empty where there is none.
+      type: str
     cause:
       description: Why it is not right.
       type: str
@@ -95,7 +98,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._cdi import (
     read_specification,
     staleness,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES
 from ansible_collections.sparerig.llm.plugins.module_utils._local import (
     Answer,
@@ -153,7 +156,7 @@ class Toolkit:
         expected = "a CDI specification for the installed driver"
         known = FAILURES["container-toolkit-missing"]
         found = [
-            Check("specification", "fail", expected, stale, f"{known.cause} {stale}.", known.mend)
+            Check("specification", "fail", expected, stale, known.id, known.cause, known.mend)
             if stale
             else Check("specification", "pass", expected, "it is there")
         ]

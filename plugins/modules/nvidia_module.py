@@ -77,7 +77,7 @@ def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
             " The card is missing, handed to a virtual machine, or not known to this driver;"
             " 'sudo dmesg | grep -i nvrm' names the reason."
         )
-        return cause, "no-card"
+        return cause, "gpu-missing"
     known = explain(complaint)
     if known is None:
         return f"Kernel {kernel} does not load the NVIDIA module: {complaint}", ""

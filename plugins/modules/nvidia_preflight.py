@@ -120,6 +120,9 @@ checks:
     seen:
       description: What is there.
       type: str
+    failure:
+      description: Name of the known failure, which has a page under C(docs/failures); empty where there is none.
+      type: str
     cause:
       description: Why it is not right.
       type: str
@@ -234,7 +237,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu
 from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_host as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._host import Check, check_disk
+from ansible_collections.sparerig.llm.plugins.module_utils._host import check_disk
 from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import page
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_archive import (
     Archive,
@@ -247,6 +250,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_preflight imp
     Verdict,
     judge,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 
 OUR_HOLDS = "/etc/apt/apt.conf.d/52sparerig-nvidia"
 KEY_OF_DKMS = "/var/lib/shim-signed/mok/MOK.der"
@@ -293,10 +299,7 @@ def wait_for_apt(host: reader.SysrootHost, seen: Seen, timeout: int) -> Seen:
 def as_result(seen: Seen, verdict: Verdict, room: list[Check]) -> dict[str, t.Any]:
     """Write the verdict down as the module returns it."""
     return {
-        "checks": [
-            dataclasses.asdict(check)
-            for check in [*(finding.check for finding in verdict.findings), *room]
-        ],
+        "checks": [dataclasses.asdict(check) for check in [*verdict.findings, *room]],
         "failures": [finding.failure for finding in verdict.findings if finding.failure],
         "cards": [
             {
@@ -331,7 +334,7 @@ def as_result(seen: Seen, verdict: Verdict, room: list[Check]) -> dict[str, t.An
 
 def say(finding: Finding) -> str:
     """Put a failure into one sentence, with the page that says more."""
-    return f"{finding.check.cause} {finding.check.mend} ({page(finding.failure)})"
+    return f"{finding.cause} {finding.mend} ({page(finding.failure)})"
 
 
 def main() -> None:

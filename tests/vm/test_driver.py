@@ -50,7 +50,7 @@ def test_the_kernel_accepts_the_signed_module(pc: Pc) -> None:
     answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
     assert answer["failed"]
     assert "No such device" in answer["stderr"]
-    assert answer["failure"] == "no-card"
+    assert answer["failure"] == "gpu-missing"
     assert "NVRM: No NVIDIA GPU found." in pc.run("dmesg")
 
 
