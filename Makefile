@@ -53,6 +53,7 @@ lint: .venv ## Check style and documents
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --offline
 	$(BIN)/antsibull-changelog lint
+	shellcheck $$(git ls-files '*.sh') .ci/run
 
 .PHONY: types
 types: .venv ## Check the types
@@ -62,9 +63,21 @@ types: .venv ## Check the types
 unit: .venv ## Run the unit tests
 	$(BIN)/pytest --quiet
 
+.PHONY: sanity
+sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
+	tests/run_ansible_test.sh sanity
+
+.PHONY: integration
+integration: .venv ## Run the modules against stand-ins on this machine
+	tests/run_ansible_test.sh integration
+
 .PHONY: molecule
 molecule: .venv ## Run the scenarios on genuine hosts
 	$(BIN)/molecule -c .config/molecule/config.yml test --all
 
 .PHONY: test
 test: lint types unit sanity integration molecule ## Everything that has to pass
+
+.PHONY: bench
+bench: .venv ## Time a first and a second run of site.yml
+	$(BIN)/python tests/bench/site.py

@@ -128,6 +128,12 @@ _ALL = (
         "The container was started without the GPU, or lost it.",
         "nvidia-ctk cdi list; " + _RESTART,
     ),
+    Failure(
+        "deadline-spent",
+        "The deadline was used up before all checks were made",
+        "The driver or Docker answers slowly, or the option deadline is very short.",
+        "Run it again with a longer deadline.",
+    ),
     # The way to the API
     Failure(
         "container-not-running",

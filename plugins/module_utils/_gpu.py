@@ -337,8 +337,8 @@ def parse_cgroup(text: str) -> tuple[str, str]:
     """
     paths = {}
     for line in text.splitlines():
-        hierarchy, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        hierarchy, _colon, rest = line.partition(":")
+        controllers, _colon, path = rest.partition(":")
         paths[controllers or hierarchy] = path
     container = next(
         (match[1] for path in paths.values() if (match := re.search(r"([0-9a-f]{64})", path))), ""

@@ -41,6 +41,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._local import Host
 
 _UNAUTHORIZED = (401, 403)
+_REJECTED = (400, 401, 403, 422)  # how a sign-in is turned down
 _NOT_FOUND = 404
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
@@ -681,7 +682,8 @@ def _sign_in(client: Client, account: SignIn, evidence: Evidence, deadline: Dead
             cause = "the page limits how often one may sign in; try again in some minutes"
             evidence.unknown("web_sign_in", expected=expected, seen=str(exc), cause=cause)
             raise StopSectionError("nobody could sign in now") from None
-        evidence.stop("web_sign_in", "web-sign-in", expected=expected, seen=str(exc))
+        failure = "web-sign-in" if exc.status in _REJECTED else "web-no-page"
+        evidence.stop("web_sign_in", failure, expected=expected, seen=str(exc))
     except HttpError as exc:
         evidence.stop("web_sign_in", "web-unreachable", expected=expected, seen=str(exc))
     token = answer.get("token") if isinstance(answer, dict) else None

@@ -25,7 +25,7 @@ SUPPORTED = ("ubuntu 22.04", "ubuntu 24.04", "debian 12")
 def check_system(os_release: str, machine: str) -> Check:
     """Compare the system, by the text of its /etc/os-release, with what the roles were made for."""
     pairs = (line.partition("=") for line in os_release.splitlines() if "=" in line)
-    values = {key: "".join(shlex.split(value)) for key, _, value in pairs}
+    values = {key: "".join(shlex.split(value)) for key, _equals, value in pairs}
     system = f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
     seen = f"{values.get('PRETTY_NAME', system)} on {machine}"
     expected = "Ubuntu 22.04 (the reference), Ubuntu 24.04 or Debian 12, on x86_64"

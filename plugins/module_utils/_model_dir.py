@@ -18,12 +18,13 @@ import struct
 import typing as t
 import zipfile
 
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
+
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 JsonObject = dict[str, t.Any]
-Status = t.Literal["pass", "fail", "unknown", "skipped"]
 
 # What decides whether a model can be served, apart from weights and tokenizer. Some KiB each.
 SMALL_FILES = (
@@ -82,28 +83,12 @@ class DamagedFileError(Exception):
 class NotPassedError(Exception):
     """A check's answer, when it is not "pass"."""
 
-    def __init__(self, seen: str, cause: str, mend: str, status: Status = "fail") -> None:
+    def __init__(self, seen: str, cause: str, mend: str, status: str = "fail") -> None:
         super().__init__(seen)
         self.seen = seen
         self.cause = cause
         self.mend = mend
         self.status = status
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One piece of evidence."""
-
-    name: str
-    status: Status
-    expected: str
-    seen: str
-    cause: str = ""
-    mend: str = ""
-
-    def sentence(self) -> str:
-        """Say a failure in one paragraph."""
-        return f"{self.name}: {self.seen}; expected {self.expected}. {self.cause} {self.mend}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +99,13 @@ class Inspection:
     facts: JsonObject
 
     @property
-    def failures(self) -> list[Check]:
-        """Checks that speak against the model."""
-        return [check for check in self.checks if check.status == "fail"]
+    def reasons(self) -> str:
+        """Say what speaks against the model; nothing if nothing does."""
+        return " ".join(
+            f"{check.name}: {check.seen}; expected {check.expected}. {check.cause} {check.mend}"
+            for check in self.checks
+            if check.status == "fail"
+        )
 
     def result(self) -> JsonObject:
         """Give the evidence and the facts as a module returns them."""
@@ -143,15 +132,22 @@ def inspect(
         try:
             check = Check(name, "pass", expected, look(model))
         except NotPassedError as answer:
-            check = Check(name, answer.status, expected, answer.seen, answer.cause, answer.mend)
+            check = Check(
+                name,
+                answer.status,
+                expected,
+                answer.seen,
+                cause=answer.cause,
+                mend=answer.mend,
+            )
         except DamagedFileError as error:
             check = Check(
                 name,
                 "fail",
                 expected,
                 str(error),
-                "The copy broke off, the disk was full, or git-lfs was missing when it was cloned.",
-                f"Fetch {error.path} again.",
+                cause="The copy broke off, the disk was full, or it was cloned without git-lfs.",
+                mend=f"Fetch {error.path} again.",
             )
         except OSError as error:
             check = Check(
@@ -159,8 +155,8 @@ def inspect(
                 "fail",
                 expected,
                 f"{error.filename} cannot be read ({error.strerror})",
-                "Permissions, or a failing disk.",
-                f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
+                cause="Permissions, or a failing disk.",
+                mend=f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
             )
         checks.append(check)
         if decisive and check.status == "fail":
@@ -449,7 +445,7 @@ class _Model:
         if damaged:
             raise NotPassedError(
                 "; ".join(f"{name}: {seen}" for name, seen in damaged.items()),
-                "The copy broke off, the disk was full, or git-lfs was missing when it was cloned.",
+                "The copy broke off, the disk was full, or it was cloned without git-lfs.",
                 f"Fetch again, into {self.directory}: {some(damaged)}.",
             )
         return f"{len(self.weights)} files, none cut short"

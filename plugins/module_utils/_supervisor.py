@@ -105,7 +105,7 @@ def say(message: str) -> None:
 def read_variable(path: str, name: str) -> str:
     """Return one value of an env file."""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition("=")
+        key, _equals, value = line.partition("=")
         if key == name:
             return value
     message = f"{path} has no line {name}=..."
@@ -338,4 +338,4 @@ def main(config_file: str, verb: str = "run") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    raise SystemExit(main(*sys.argv[1:]))

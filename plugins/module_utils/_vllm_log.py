@@ -211,8 +211,7 @@ _RULES: t.Final = (
         "Memory ran out while warming up",
         re.compile(rf"{_OOM} occurred when warming up sampler with (?P<seqs>\d+) dummy requests"),
         "vLLM rehearsed {seqs} chats at once, and the card has no room for so many.",
-        "Set vllm_max_num_seqs: {fewer}; if that is not enough, add --enforce-eager to"
-        " vllm_extra_args.",
+        "Set vllm_max_num_seqs: {fewer}; if that is not enough, vllm_enforce_eager: true.",
         _fewer_chats,
     ),
     # Where in the start memory ran out says which term is too large. The last stage comes first.
@@ -234,15 +233,15 @@ _RULES: t.Final = (
             re.DOTALL,
         ),
         "CUDA graphs take memory on top of weights and KV cache, more for more chats at once.",
-        "Set vllm_max_num_seqs: 8; if that is not enough, add --enforce-eager to vllm_extra_args"
-        " (slower, but without graphs).",
+        "Set vllm_max_num_seqs: 8; if that is not enough, vllm_enforce_eager: true (slower, but"
+        " without graphs).",
     ),
     _Rule(
         "activations-exceed-memory",
         "Memory ran out in the trial run",
         re.compile(rf"Model loading took.*{_OOM}{_NEEDS}", re.DOTALL),
         "The weights fit, the working memory for a full batch does not.",
-        "Lower --max-num-batched-tokens (in vllm_extra_args) and vllm_max_num_seqs.",
+        "Set vllm_max_num_batched_tokens: 1024 and vllm_max_num_seqs: 8.",
     ),
     _Rule(
         "weights-exceed-memory",
@@ -281,8 +280,8 @@ _RULES: t.Final = (
         ),
         "The files of the model and the wanted quantisation do not go together."
         " {what}{unknown}{forced}",
-        "Leave vllm_quantization unset: vLLM reads the method from the model. If it is unset,"
-        " choose another copy of the model, or the image that served it before.",
+        "Remove --quantization from vllm_extra_args if it is there: vLLM reads the method from the"
+        " model. Else choose another copy of the model, or the vllm_image that served it before.",
     ),
     _Rule(
         "gpu-too-old",
@@ -309,7 +308,7 @@ _RULES: t.Final = (
         "The card cannot keep its KV cache in FP8",
         re.compile(r"FP8 KV cache[^\n]*requires SM89\+|an FP8 KV cache needs native fp8e4nv"),
         "An FP8 KV cache needs compute capability 8.9.",
-        "Remove --kv-cache-dtype from vllm_extra_args.",
+        "Set vllm_kv_cache_dtype: auto",
     ),
     _Rule(
         "gpu-too-old",
@@ -341,9 +340,11 @@ _RULES: t.Final = (
             r"|gptq quantization is not fully optimized yet"
         ),
         "--quantization gptq was given, which keeps vLLM up to 0.21 from its faster Marlin kernel.",
-        "Leave vllm_quantization unset.",
+        "Remove --quantization from vllm_extra_args.",
     ),
 )
+
+IDENTIFIERS: t.Final = frozenset(rule.id for rule in _RULES)
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -231,7 +231,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
 from ansible_collections.sparerig.llm.plugins.module_utils._host import check_port
 
 SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
-PRIVATE, PUBLIC = 0o600, 0o644
+PRIVATE = 0o600
+PUBLIC = 0o644
 
 
 def read(path: str) -> str | None:

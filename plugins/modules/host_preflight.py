@@ -14,7 +14,7 @@ author: [The sparerig maintainers (@sparerig)]
 description:
   - Looks at the system, the free disk space, the ports and the kind of Docker on a host, and fails with all that is wrong at once.
   - Changes nothing.
-extends_documentation_fragment: [sparerig.llm.attributes.read_only]
+extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
   disk:
     description: Room that is needed.

@@ -391,7 +391,7 @@ def read_secret(host: Host, option: str, path: str, name: str) -> str:
             f"{option} {path} is not there or not readable: run with become, or correct it"
         )
     for line in text.splitlines():
-        key, _, value = line.partition("=")
+        key, _equals, value = line.partition("=")
         if key.strip() == name and value.strip():
             return value.strip()
     raise OptionError(f"{option} {path} has no line {name}=VALUE")
@@ -410,67 +410,44 @@ def secret(module: AnsibleModule, host: Host, option: str) -> str | None:
 def check_everything(
     params: dict[str, t.Any], host: Host, key: str | None, password: str | None, evidence: Evidence
 ) -> dict[str, t.Any]:
-    """Make all the checks; return what was measured."""
+    """Make all the checks that are asked for; return what was measured."""
     deadline = Deadline(params["deadline"])
 
     def patience() -> float:
-        return 0.1 if deadline.spent else min(deadline.left(), _LONGEST_READ)
+        """Leave most of the deadline to the checks that follow."""
+        return 0.1 if deadline.spent else min(deadline.left() / 3, _LONGEST_READ)
 
     container: Container | None = None
     if params["container"]:
         container = check_container(host, params["container"], evidence, patience())
     report = read_gpus(host, patience(), evidence)
-    gpus = []
-    if report is not None:
-        wants = GpuWants(
-            policy=params["gpu"],
-            gpus=params["gpus"],
-            min_free_mib=params["min_free_mib"],
-            max_used_mib=params["max_used_mib"],
-            max_process_mib=params["max_process_mib"],
-            max_other_mib=params["max_other_mib"],
+    gpus = check_gpus(report, gpu_wants(params), evidence, container) if report else []
+    facts = ApiFacts()
+    if params["endpoint"]:
+        client = Client(
+            params["endpoint"],
+            key=key,
+            netns_pid=container.pid if container else None,
+            validate_certs=params["validate_certs"],
         )
-        gpus = check_gpus(report, wants, evidence, container)
-
-    api = ApiWants(
-        model=params["model"],
-        context_length=params["expected_context_length"],
-        min_context_length=params["min_context_length"],
-        kv_cache_tokens=params["expected_kv_cache_tokens"],
-        tolerance_percent=params["tolerance_percent"],
-        completion_api=params["completion_api"],
-        prompt=params["prompt"],
-        max_tokens=params["max_tokens"],
-        max_ttft_ms=params["max_ttft_ms"],
-        min_tokens_per_second=params["min_tokens_per_second"],
-    )
-    client = Client(
-        params["endpoint"] or "http://127.0.0.1",
-        key=key,
-        netns_pid=container.pid if container else None,
-        validate_certs=params["validate_certs"],
-    )
-    if not params["endpoint"]:
-        facts = ApiFacts()
-        evidence.skip(api_checks(client, api), "no endpoint was given")
-    elif params["container"] and container is None:
-        facts = ApiFacts()
-        evidence.skip(api_checks(client, api), "container failed")
-    else:
-        facts = check_api(client, api, evidence, deadline)
-
+        wants = api_wants(params)
+        if params["container"] and container is None:
+            evidence.skip(api_checks(client, wants), "container failed")
+        elif deadline.spent:
+            give_up(api_checks(client, wants), deadline, evidence)
+        else:
+            facts = check_api(client, wants, evidence, deadline)
     web_version = None
     if params["web_url"]:
         account = (
             SignIn(params["web_email"], password) if params["web_email"] and password else None
         )
         web = Client(params["web_url"], validate_certs=params["validate_certs"])
-        model = params["model"] or facts.model
         if deadline.spent:
-            evidence.skip(web_checks(account), "the checks before it used up the deadline")
+            give_up(web_checks(account), deadline, evidence)
         else:
+            model = params["model"] or facts.model
             web_version = check_web(web, account, model, evidence, deadline)
-
     driver = report.driver if report else gpu_reader.Driver()
     return {
         "gpus": [asdict(gpu) for gpu in gpus],
@@ -482,6 +459,43 @@ def check_everything(
         },
         **measured(facts),
     }
+
+
+def give_up(names: list[str], deadline: Deadline, evidence: Evidence) -> None:
+    """Leave checks out for want of time, which must not look like success."""
+    if evidence.first_failure is None:
+        expected = f"all checks within {deadline.seconds:g} s"
+        seen = f"no time left for {names[0]}"
+        evidence.failed("deadline", "deadline-spent", expected=expected, seen=seen)
+    evidence.skip(names, "the checks before it used up the deadline")
+
+
+def gpu_wants(params: dict[str, t.Any]) -> GpuWants:
+    """Bring the options about GPUs together."""
+    return GpuWants(
+        policy=params["gpu"],
+        gpus=params["gpus"],
+        min_free_mib=params["min_free_mib"],
+        max_used_mib=params["max_used_mib"],
+        max_process_mib=params["max_process_mib"],
+        max_other_mib=params["max_other_mib"],
+    )
+
+
+def api_wants(params: dict[str, t.Any]) -> ApiWants:
+    """Bring the options about the API together."""
+    return ApiWants(
+        model=params["model"],
+        context_length=params["expected_context_length"],
+        min_context_length=params["min_context_length"],
+        kv_cache_tokens=params["expected_kv_cache_tokens"],
+        tolerance_percent=params["tolerance_percent"],
+        completion_api=params["completion_api"],
+        prompt=params["prompt"],
+        max_tokens=params["max_tokens"],
+        max_ttft_ms=params["max_ttft_ms"],
+        min_tokens_per_second=params["min_tokens_per_second"],
+    )
 
 
 def read_gpus(host: Host, timeout: float, evidence: Evidence) -> gpu_reader.GpuReport | None:

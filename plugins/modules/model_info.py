@@ -72,6 +72,9 @@ checks:
     seen:
       description: What was there.
       type: str
+    failure:
+      description: Empty here.
+      type: str
     cause:
       description: The likely cause, where it did not pass.
       type: str
@@ -192,11 +195,9 @@ def main() -> None:
         reader=None if user is None else (user, user if group is None else group),
         need_chat_template=module.params["chat_template"] == "required",
     )
-    if model.failures:
-        reasons = " ".join(check.sentence() for check in model.failures)
-        module.fail_json(
-            msg=f"vLLM cannot serve the model at {path}. {reasons}", path=path, **model.result()
-        )
+    if model.reasons:
+        text = f"vLLM cannot serve the model at {path}. {model.reasons}"
+        module.fail_json(msg=text, path=path, **model.result())
     module.exit_json(changed=False, path=path, **model.result())
 
 

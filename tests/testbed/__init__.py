@@ -21,5 +21,5 @@ How an inventory reaches a host
 How it survives being killed
     Whatever is made gets its name last: images are tagged by a hash of what they are made from
     when they are complete, folders are renamed into place. A run begins by removing what an
-    earlier one left half-made. One run at a time works (a lock file); a second one waits.
+    earlier one left half-made. Runs may overlap: each thing is made by one at a time (lock files).
 """

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -14,11 +15,11 @@ import sys
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 
 from testbed import engine, hosts, images, locks, model, registry
-from testbed.machine import only_run
 from testbed.progress import TestbedError, say, step
+from testbed.roots import PULLED
 from testbed.settings import (
     CACHE,
     DEFAULT_RELEASE,
@@ -27,7 +28,6 @@ from testbed.settings import (
     OPEN_WEBUI,
     REGISTRY_ADDRESS,
     RELEASES,
-    SERVICES,
     VLLM,
     Service,
 )
@@ -43,12 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    CACHE.mkdir(parents=True, exist_ok=True)
     try:
-        if options.action is host_list:
-            host_list(options)
-        else:
-            with only_run():
-                options.action(options)
+        options.action(options)
     except TestbedError as error:
         say(f"FAILED: {error}")
         return 1
@@ -121,7 +118,6 @@ def say_engine() -> None:
 def up(options: argparse.Namespace) -> None:
     """Make everything, the slow parts side by side."""
     client = engine.ensure()
-    registry.network(client)
     with ThreadPoolExecutor(max_workers=2) as pool:
         # The host and the services share nothing but the engine.
         demo = pool.submit(hosts.up, client, DEMO_HOST, DEFAULT_RELEASE, options.page_port)
@@ -132,7 +128,7 @@ def up(options: argparse.Namespace) -> None:
     say(f"Its page, once a playbook has run: {host['page']}")
 
 
-def down(_: argparse.Namespace) -> None:
+def down(_given: argparse.Namespace) -> None:
     """Remove every trace."""
     client = engine.connect()
     if client is not None:
@@ -147,6 +143,9 @@ def down(_: argparse.Namespace) -> None:
             for image in client.images.list(filters=everything):
                 for tag in image.tags:
                     client.images.remove(tag, force=True)
+            for reference in PULLED.read_text().split() if PULLED.exists() else []:
+                with contextlib.suppress(ImageNotFound):
+                    client.images.remove(reference)
     if engine.INSTALLED_MARK.exists():
         say("The Docker engine stays: this test bed installed it (apt-get purge docker.io).")
     shutil.rmtree(CACHE)
@@ -160,8 +159,6 @@ def fill_registry(client: DockerClient) -> None:
     def reference(service: Service) -> str:
         return target.reference(service, images.service(client, service))
 
-    if not all(images.official_is_here(client, service) for service in SERVICES):
-        images.python_base(client)  # once, before two threads ask for it
     with ThreadPoolExecutor(max_workers=2) as pool:
         vllm, open_webui = pool.map(reference, (VLLM, OPEN_WEBUI))
     content = {"registry": REGISTRY_ADDRESS, "vllm": vllm, "open_webui": open_webui}
@@ -170,7 +167,7 @@ def fill_registry(client: DockerClient) -> None:
     half_made.rename(IMAGES_FILE)
 
 
-def make_images(_: argparse.Namespace) -> None:
+def make_images(_given: argparse.Namespace) -> None:
     """Put both images into the registry and print their references."""
     fill_registry(engine.ensure())
     answer(json.loads(IMAGES_FILE.read_text()))
@@ -194,7 +191,7 @@ def host_down(options: argparse.Namespace) -> None:
     say(f"The host {options.name} is gone.")
 
 
-def host_list(_: argparse.Namespace) -> None:
+def host_list(_given: argparse.Namespace) -> None:
     """List the hosts that run."""
     answer([hosts.describe(container) for container in hosts.running(engine.ensure())])
 

@@ -16,7 +16,7 @@ from docker.errors import NotFound
 from docker.types import Mount
 
 from testbed.inputs import fingerprint
-from testbed.machine import for_pip
+from testbed.machine import for_pip, only_one
 from testbed.progress import TestbedError, step
 from testbed.roots import has_image
 from testbed.settings import CACHE, LABEL
@@ -71,11 +71,13 @@ def image(  # noqa: PLR0913
     if has_image(client, name):
         return name
     container_name = f"sparerig-build-{script.stem}"
-    with step(f"Building {what}"):
+    with only_one(script.stem) as scratch:
+        if has_image(client, name):
+            return name
         remove_container(client, container_name)
         variables, mounts = for_pip() if uses_pip else ({}, {})
         # A file and not the container's environment, which would be kept in the image.
-        settings = CACHE / "tmp" / f"{script.stem}.env"
+        settings = scratch / "env"
         settings.write_text(
             "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
         )
@@ -97,15 +99,15 @@ def image(  # noqa: PLR0913
         try:
             if overlay:
                 container.put_archive("/", packed(overlay))
-            container.start()
             log = CACHE / "logs" / f"{script.stem}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as output:
+            with step(f"Building {what}"), log.open("wb") as output:
+                container.start()
                 for chunk in container.logs(stream=True, follow=True):
                     output.write(chunk)
             if status := container.wait()["StatusCode"]:
                 raise TestbedError(explain(what, status, log, variables))
-            repository, _, tag = name.rpartition(":")
+            repository, _colon, tag = name.rpartition(":")
             container.commit(repository, tag, changes=[*changes, f"LABEL {LABEL}=image"])
         finally:
             container.remove(force=True, v=True)

@@ -14,7 +14,7 @@ import docker
 from docker import DockerClient
 from docker.errors import DockerException
 
-from testbed.machine import need
+from testbed.machine import need, only_one
 from testbed.progress import TestbedError, say, step
 from testbed.settings import CACHE
 
@@ -47,6 +47,12 @@ def ensure() -> DockerClient:
             "to use it (sudo usermod -aG docker $USER, then sign in anew). If none does, run this "
             "as root: it then installs and starts one."
         )
+    with only_one("engine"):
+        return connect() or install_and_start()
+
+
+def install_and_start() -> DockerClient:
+    """Install the distribution's engine where there is none, start it, wait for its answer."""
     if not Path("/usr/sbin/dockerd").exists() and not Path("/usr/bin/dockerd").exists():
         INSTALLED_MARK.touch()
     need("dockerd", "docker.io", "run the test hosts")

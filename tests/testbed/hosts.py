@@ -16,7 +16,7 @@ import typing as t
 from docker.errors import APIError, NotFound
 
 from testbed import images, model, registry
-from testbed.machine import free_port, need
+from testbed.machine import free_port, need, only_one
 from testbed.progress import TestbedError, step
 from testbed.settings import (
     CACHE,
@@ -39,7 +39,7 @@ KNOWN_HOSTS = CACHE / "ssh_known_hosts"
 SSH_CONFIG = CACHE / "ssh_config"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 DOCKER_PARTS = ("docker", "containerd")
-BOOT_SECONDS = 90
+BOOT_SECONDS = 180
 STOP_SECONDS = 30
 # What a PC's root has and a container's lacks, named one by one: asking for all of them fails on
 # a machine that is itself short of one.
@@ -65,6 +65,14 @@ def up(client: DockerClient, name: str, release: str, page_port: int | None = No
         raise TestbedError(
             f"{name!r} cannot be a host's name: use up to 31 of a-z, 0-9 and -, a letter first."
         )
+    with only_one(f"host-{name}"):
+        container = make(client, name, release, page_port)
+    write_ssh_config(client)
+    return container
+
+
+def make(client: DockerClient, name: str, release: str, page_port: int | None) -> Container:
+    """Create and boot a host, as far as that is not done."""
     container = find(client, name)
     if container is None or container.status == "created":
         container = create(client, name, release, page_port)
@@ -85,7 +93,6 @@ def up(client: DockerClient, name: str, release: str, page_port: int | None = No
     wait_until_booted(container, name)
     let_in(container)
     copy_models(container)
-    write_ssh_config(client)
     return container
 
 
@@ -141,7 +148,7 @@ def wait_until_booted(container: Container, name: str) -> None:
         container.reload()
         if container.status != "running":
             break
-        _, state = run(container, "systemctl", "is-system-running")
+        _status, state = run(container, "systemctl", "is-system-running")
         if state == "degraded":
             break
         if state == "running" and run(container, "systemctl", "is-active", "ssh")[0] == 0:
@@ -158,15 +165,16 @@ def wait_until_booted(container: Container, name: str) -> None:
 
 def key() -> Path:
     """Give the private key with which the hosts are reached; make it once."""
-    if not KEY.exists():
-        need("ssh-keygen", "openssh-client", "reach the test hosts")
-        half_made = CACHE / "ssh_key.new"
-        half_made.unlink(missing_ok=True)
+    need("ssh-keygen", "openssh-client", "reach the test hosts")
+    with only_one("ssh-key") as scratch:
+        if KEY.exists():
+            return KEY
+        half_made = scratch / "ssh_key"
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "sparerig", "-f", half_made],
             check=True,
         )
-        half_made.with_name("ssh_key.new.pub").rename(KEY.with_suffix(".pub"))
+        half_made.with_suffix(".pub").rename(KEY.with_suffix(".pub"))
         half_made.rename(KEY)
     return KEY
 
@@ -232,10 +240,19 @@ def describe(container: Container) -> dict[str, t.Any]:
 
 def write_ssh_config(client: DockerClient) -> None:
     """Write down how to reach every host that runs, for ssh and for Ansible."""
+    with only_one("ssh-config") as scratch:
+        known, config = describe_all(client)
+        for path, text in ((KNOWN_HOSTS, known), (SSH_CONFIG, config)):
+            (scratch / path.name).write_text(text)
+            (scratch / path.name).rename(path)
+
+
+def describe_all(client: DockerClient) -> tuple[str, str]:
+    """Give the known host keys and the SSH configuration of every host that runs."""
     known, config = "", "# Written by python -m testbed at every change of a host: do not edit.\n"
     for container in running(client):
         host = describe(container)
-        _, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        _status, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
         known += f"{host['name']} {public}\n"
         config += (
             f"\nHost {host['name']}\n"
@@ -253,10 +270,7 @@ def write_ssh_config(client: DockerClient) -> None:
         f"    StrictHostKeyChecking yes\n"
         f"    LogLevel ERROR\n"
     )
-    for path, text in ((KNOWN_HOSTS, known), (SSH_CONFIG, config)):
-        half_made = path.with_name(f"{path.name}.new")
-        half_made.write_text(text)
-        half_made.rename(path)
+    return known, config
 
 
 def restart(client: DockerClient, name: str) -> Container:

@@ -58,6 +58,6 @@ def renew(client: DockerClient) -> None:
     vllm, open_webui = (pins(report) for report in json.loads(shown))
     for name, lines in split(vllm, open_webui).items():
         lock = HERE / "images" / f"{name}.lock"
-        lock.write_text(HEAD + "".join(f"{line}\n" for _, line in sorted(lines.items())))
+        lock.write_text(HEAD + "".join(f"{line}\n" for _key, line in sorted(lines.items())))
         say(f"{lock.name}: {len(lines)} packages")
     client.images.remove(image, force=True)

@@ -36,7 +36,7 @@ def need(program: str, package: str, why: str) -> None:
             f"{program} is missing: it is needed to {why}. Install the package {package} "
             f"(as root: apt-get install {package}), or run this as root on Debian or Ubuntu."
         )
-    with step(f"Installing {package}, to {why}"):
+    with only_one("packages"), step(f"Installing {package}, to {why}"):
         apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
         install = [*apt_get, "install", "--no-install-recommends", package]
         # Package lists may be missing or old: renew them only if the first try fails.
@@ -57,19 +57,20 @@ def need(program: str, package: str, why: str) -> None:
 
 
 @contextlib.contextmanager
-def only_run() -> Iterator[Path]:
-    """Hold the lock of the cache folder; give a scratch folder that is empty at every start."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+def only_one(name: str) -> Iterator[Path]:
+    """Make a thing while no other run or thread makes it; give an empty folder to make it in."""
+    lock_file, scratch = CACHE / "locks" / name, CACHE / "tmp" / name
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another run is busy with the test bed: waiting for it")
+            say(f"Waiting for another run, which is busy with: {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        scratch = CACHE / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
         yield scratch
+        shutil.rmtree(scratch)
 
 
 def free_port() -> int:
@@ -96,8 +97,8 @@ def pip_settings(listing: str, environment: Mapping[str, str]) -> tuple[dict[str
     """
     options: dict[str, str] = {}
     for line in sorted(listing.splitlines(), key=lambda text: text.startswith(":env:")):
-        name, _, value = line.partition("=")
-        scope, _, option = name.rpartition(".")
+        name, _equals, value = line.partition("=")
+        scope, _dot, option = name.rpartition(".")
         if scope in {"global", "install", ":env:"}:
             options[option] = str(ast.literal_eval(value))
     variables = {

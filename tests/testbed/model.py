@@ -24,7 +24,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from testbed import gptq
 from testbed.inputs import fingerprint
-from testbed.progress import step
+from testbed.machine import only_one
+from testbed.progress import say
 from testbed.settings import CACHE, HERE
 
 if t.TYPE_CHECKING:
@@ -204,11 +205,11 @@ def made_from() -> str:
 def make() -> Path:
     """Make both models unless they are there; give the folder they are in."""
     place = CACHE / "models" / made_from()
-    if place.is_dir():
-        return place
-    with step("Making the tiny model, as fp16 and as GPTQ INT4"):
-        half_made = CACHE / "tmp" / "models"
-        shutil.rmtree(half_made, ignore_errors=True)
+    with only_one("model") as scratch:
+        if place.is_dir():
+            return place
+        say("Making the tiny model, as fp16 and as GPTQ INT4")
+        half_made = scratch / "models"
         tokenizer = train_tokenizer(TEXT.read_text(encoding="utf-8"))
         plain, linear = random_weights(output_bias(tokenizer))
         packed, halved = dict(plain), dict(plain)

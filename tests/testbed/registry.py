@@ -22,8 +22,8 @@ from pathlib import Path
 from docker.errors import NotFound
 
 from testbed import images
-from testbed.machine import answers, free_port, need
-from testbed.progress import TestbedError, step
+from testbed.machine import answers, free_port, need, only_one
+from testbed.progress import TestbedError, say, step
 from testbed.settings import CACHE, LABEL, NETWORK, REGISTRY, REGISTRY_ADDRESS, SERVICES, Service
 
 if t.TYPE_CHECKING:
@@ -35,8 +35,9 @@ if t.TYPE_CHECKING:
 CHUNK = 1 << 20
 START_SECONDS = 30
 # Debian 12's Docker unpacks gzip only.
-COMPRESS = ("pigz", "-4", "--no-name")
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+COMPRESS = ("pigz", "-1", "--no-name")
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how compressed files begin
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -45,12 +46,13 @@ Blob = dict[str, t.Any]  # an OCI descriptor: mediaType, digest, size
 
 def up(client: DockerClient) -> Registry:
     """Start the registry unless it runs."""
-    container = find(client)
-    if container is None or container.status != "running":
-        image = images.registry(client)
-        network(client)
-        data = volume(client, f"{REGISTRY}-data")
-        with step("Starting the registry"):
+    with only_one("registry-container"):
+        container = find(client)
+        if container is None or container.status != "running":
+            image = images.registry(client)
+            network(client)
+            data = volume(client, f"{REGISTRY}-data")
+            say("Starting the registry")
             if container is not None:
                 container.remove(force=True)
             client.containers.run(
@@ -93,10 +95,11 @@ def volume(client: DockerClient, name: str) -> str:
 
 def network(client: DockerClient) -> None:
     """Make the network that the test hosts and the registry share."""
-    try:
-        client.networks.get(NETWORK)
-    except NotFound:
-        client.networks.create(NETWORK, driver="bridge", labels={LABEL: "network"})
+    with only_one("network"):
+        try:
+            client.networks.get(NETWORK)
+        except NotFound:
+            client.networks.create(NETWORK, driver="bridge", labels={LABEL: "network"})
 
 
 class Registry:
@@ -132,13 +135,16 @@ class Registry:
             path = f"/v2/{service.name}/manifests/{digest}"
             if self.ask("HEAD", path, Accept=MANIFEST_TYPE).status == http.HTTPStatus.OK:
                 return f"{REGISTRY_ADDRESS}/{service.name}:{service.tag}@{digest}"
-        with step(f"Pushing {service.name} {service.tag} to the registry"):
-            digest = self.push(service, image)
+        with (
+            only_one(f"push-{service.name}") as scratch,
+            step(f"Pushing {service.name} {service.tag} to the registry"),
+        ):
+            digest = self.push(service, image, scratch)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(digest + "\n")
         return f"{REGISTRY_ADDRESS}/{service.name}:{service.tag}@{digest}"
 
-    def push(self, service: Service, image: str) -> str:
+    def push(self, service: Service, image: str, scratch: Path) -> str:
         """Push an image and give the digest of its manifest."""
         need("pigz", "pigz", "compress image layers on every core")
         layers: dict[str, Blob] = {}
@@ -155,14 +161,14 @@ class Registry:
                 if member.size < CHUNK:
                     small[member.name] = content.read()
                 else:
-                    layers[member.name] = self.put_layer(service, content)
+                    layers[member.name] = self.put_layer(service, content, scratch)
         contents = json.loads(small["manifest.json"])[0]
         config = small[contents["Config"]]
         blobs = []
         for name in contents["Layers"]:
             place = links.get(name, name)
             if place not in layers:
-                layers[place] = self.put_layer(service, io.BytesIO(small[place]))
+                layers[place] = self.put_layer(service, io.BytesIO(small[place]), scratch)
             blobs.append(layers[place])
         manifest = json.dumps(
             {
@@ -183,17 +189,21 @@ class Registry:
             self.ask("PUT", place, config, Content_Type="application/octet-stream")
         return {"mediaType": CONFIG_TYPE, "digest": digest, "size": len(config)}
 
-    def put_layer(self, service: Service, content: t.IO[bytes]) -> Blob:
+    def put_layer(self, service: Service, content: t.IO[bytes], scratch: Path) -> Blob:
         """Compress a layer and store it."""
-        compressed = CACHE / "tmp" / f"layer-{service.name}"
+        compressed = scratch / "layer"
+        # An engine that keeps images as it got them hands over layers that are compressed already.
+        start = content.read(len(ZSTD))
+        command = ("cat",) if start == ZSTD or start.startswith(GZIP) else COMPRESS
         with compressed.open("wb") as output:
-            compressor = subprocess.Popen(COMPRESS, stdin=subprocess.PIPE, stdout=output)
+            compressor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
             assert compressor.stdin
+            compressor.stdin.write(start)
             while chunk := content.read(CHUNK):
                 compressor.stdin.write(chunk)
             compressor.stdin.close()
             if compressor.wait():
-                raise TestbedError(f"{' '.join(COMPRESS)} failed. Is the disk with {CACHE} full?")
+                raise TestbedError(f"{' '.join(command)} failed. Is the disk with {CACHE} full?")
         with compressed.open("rb") as packed:
             hashed = hashlib.sha256()
             while chunk := packed.read(CHUNK):
@@ -204,7 +214,8 @@ class Registry:
                 self.ask("PUT", place, packed, Content_Type="application/octet-stream")
         size = compressed.stat().st_size
         compressed.unlink()
-        return {"mediaType": LAYER_TYPE, "digest": digest, "size": size}
+        kind = "zstd" if start == ZSTD else "gzip"
+        return {"mediaType": f"{LAYER_TYPE}+{kind}", "digest": digest, "size": size}
 
     def place_for(self, service: Service, digest: str) -> str | None:
         """Ask where to put a blob; none where the registry has it, for this or another service."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from docker.errors import DockerException, ImageNotFound
 
 from testbed.inputs import fingerprint
-from testbed.machine import need
+from testbed.machine import need, only_one
 from testbed.progress import TestbedError, say, step
 from testbed.settings import CACHE, LABEL, Release
 
@@ -25,6 +25,13 @@ if t.TYPE_CHECKING:
 
 PROBE_SECONDS = 5
 CHUNK = 1 << 20
+OPTIONS = (
+    "--mode=root",
+    "--variant=minbase",
+    "--include=apt,ca-certificates",
+    "--dpkgopt=force-unsafe-io",  # a root that is thrown away on failure needs no syncing
+)
+PULLED = CACHE / "pulled"  # official images bear no label of ours: this is how `down` knows them
 
 
 @functools.cache
@@ -52,6 +59,8 @@ def pull(client: DockerClient, reference: str, host: str) -> bool:
     except DockerException as error:
         say(f"{reference} could not be pulled ({error}): building from packages instead")
         return False
+    with PULLED.open("a") as pulled:
+        pulled.write(f"{reference}\n")
     return True
 
 
@@ -68,13 +77,18 @@ def root_image(client: DockerClient, release: Release) -> str:
     """Give the name of an image with the bare distribution."""
     if has_image(client, release.pulled):
         return release.pulled
-    name = f"sparerig/root-{release.name}:{fingerprint(Path(__file__), repr(release.suites))}"
+    made_from = fingerprint(
+        *OPTIONS, repr(release.suites), release.components, release.keyring_package
+    )
+    name = f"sparerig/root-{release.name}:{made_from}"
     if has_image(client, name):
         return name
     if pull(client, release.pulled, "registry-1.docker.io"):
         return release.pulled
-    with step(f"Bootstrapping {release.name} from {release.mirror}"):
-        archive = bootstrap(release)
+    with only_one(f"root-{release.name}") as scratch:
+        if has_image(client, name):
+            return name
+        archive = bootstrap(release, scratch)
         repository, _, tag = name.rpartition(":")
         with archive.open("rb") as tar:
             client.api.import_image_from_stream(
@@ -83,11 +97,10 @@ def root_image(client: DockerClient, release: Release) -> str:
                 tag=tag,
                 changes=[f"LABEL {LABEL}=root"],
             )
-        archive.unlink()
     return name
 
 
-def bootstrap(release: Release) -> Path:
+def bootstrap(release: Release, scratch: Path) -> Path:
     """Install a minimal system with apt, which checks every signature and hash on the way.
 
     The archive's key is the only trust: for Ubuntu the one in the keys folder, since Debian 12
@@ -97,16 +110,14 @@ def bootstrap(release: Release) -> Path:
     keyring = Path(release.key)
     if not keyring.is_file():
         need(str(keyring), release.keyring_package, f"check the signatures of {release.name}")
-    archive = CACHE / "tmp" / f"{release.name}.tar"
+    archive = scratch / f"{release.name}.tar"
     log = CACHE / "logs" / f"bootstrap-{release.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
         "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
+        *OPTIONS,
         f"--keyring={keyring}",
-        f"--include=apt,ca-certificates,{release.keyring_package}",
-        "--dpkgopt=force-unsafe-io",  # a root that is thrown away on failure needs no syncing
+        f"--include={release.keyring_package}",
         release.suites[0][0],
         str(archive),
         *(
@@ -114,13 +125,14 @@ def bootstrap(release: Release) -> Path:
             for suite, path in release.suites
         ),
     ]
-    with log.open("w") as output:
+    what = f"Bootstrapping {release.name} from {release.mirror}"
+    with step(what), log.open("w") as output:
         done = subprocess.run(
             command,
             check=False,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(archive.parent)},
+            env=os.environ | {"TMPDIR": str(scratch)},
         )
     if done.returncode:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])

@@ -102,7 +102,8 @@ OPEN_WEBUI = Service(
     official="ghcr.io/open-webui/open-webui:v0.12.4",
     registry="ghcr.io",
     changes=(
-        "ENV ENV=prod PORT=8080 DATA_DIR=/app/backend/data",
+        # Installed from its package: that is where its pages and its version are, then.
+        "ENV ENV=prod FROM_INIT_PY=true PORT=8080 DATA_DIR=/app/backend/data",
         "ENV SCARF_NO_ANALYTICS=true DO_NOT_TRACK=true ANONYMIZED_TELEMETRY=false",
         "ENV RAG_EMBEDDING_MODEL=/app/models/all-MiniLM-L6-v2",
         "ENV SENTENCE_TRANSFORMERS_HOME=/app/models",

@@ -18,11 +18,19 @@ if t.TYPE_CHECKING:
 
 
 @pytest.fixture
-def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, t.Any]]:
+def run_module(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., dict[str, t.Any]]:
     """Call ``run_module(module, check=False, diff=False, **options)``; get the JSON it answers."""
 
-    def run(module: ModuleType, *, check: bool = False, diff: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        options |= {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_remote_tmp": "/tmp"}
+    def run(
+        module: ModuleType, *, check: bool = False, diff: bool = False, **options: t.Any
+    ) -> dict[str, t.Any]:
+        options |= {
+            "_ansible_check_mode": check,
+            "_ansible_diff": diff,
+            "_ansible_remote_tmp": str(tmp_path),
+        }
         with patch_module_args(options), pytest.raises(SystemExit):
             module.main()
         answer = json.loads(capsys.readouterr().out)

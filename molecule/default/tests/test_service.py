@@ -34,7 +34,7 @@ def test_it_is_ordered_after_docker_the_network_and_the_engine(rig: Rig) -> None
 
 def test_the_journal_holds_what_the_container_wrote(rig: Rig) -> None:
     assert "vLLM" in rig.journal(ENGINE)
-    assert "Uvicorn running" in rig.journal(PAGE)
+    assert "alembic.runtime.migration" in rig.journal(PAGE)
 
 
 @pytest.mark.parametrize(

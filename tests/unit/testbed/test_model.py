@@ -16,11 +16,12 @@ from testbed import gptq, model
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch = pytest.MonkeyPatch()
     patch.setattr(model, "CACHE", tmp_path_factory.mktemp("cache"))
     yield model.make()
@@ -58,7 +59,7 @@ def test_vocabulary_is_full_and_begins_with_the_special_tokens(folder: Path) -> 
 def test_bias_avoids_what_nobody_wants_to_read() -> None:
     tokenizer = model.train_tokenizer(model.TEXT.read_text(encoding="utf-8"))
     bias = model.output_bias(tokenizer)
-    avoided = {tokenizer.id_to_token(token) for token in np.flatnonzero(bias < 0)}
+    avoided = {tokenizer.id_to_token(int(token)) for token in np.flatnonzero(bias < 0)}
     assert set(model.SPECIAL) - {model.TURN_END} <= avoided
     assert "the" not in avoided
     assert bias[tokenizer.token_to_id(model.TURN_END)] > 0

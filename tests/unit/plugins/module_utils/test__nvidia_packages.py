@@ -235,7 +235,7 @@ def test_missing(installed: tuple[str, ...], missing: list[str]) -> None:
     ],
 )
 def test_a_branch_that_is_only_a_name(fixtures: Path, package: str, branch: str, real: str) -> None:
-    text = (fixtures / "nvidia" / "apt-cache-show.txt").read_text()
+    text = (fixtures / "nvidia_host" / "apt-cache-show.txt").read_text()
     assert pkg.transitional(pkg.parse_stanzas(text, pkg.OF_INTEREST)[package], branch) == real
 
 

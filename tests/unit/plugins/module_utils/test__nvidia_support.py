@@ -122,7 +122,7 @@ def test_an_image_that_no_table_knows(image: str, complaint: str) -> None:
 
 
 def supported(fixtures: Path) -> list[list[str]]:
-    text = (fixtures / "nvidia" / "supported-gpus-580.178.04.tsv").read_text()
+    text = (fixtures / "nvidia_host" / "supported-gpus-580.178.04.tsv").read_text()
     return [line.split("\t") for line in text.splitlines()]
 
 

@@ -37,9 +37,9 @@ FAILURES = [
     ),
     (
         (
-            "ValueError: Free memory on device cuda:0 (10.41/11.63 GiB) on startup is less than desired"
-            " GPU memory utilization (0.92, 10.7 GiB). Decrease GPU memory utilization or reduce GPU"
-            " memory used by other processes."
+            "ValueError: Free memory on device cuda:0 (10.41/11.63 GiB) on startup is less than"
+            " desired GPU memory utilization (0.92, 10.7 GiB). Decrease GPU memory utilization or"
+            " reduce GPU memory used by other processes."
         ),
         "memory-held-by-others",
         "vllm_gpu_memory_utilization: 0.88",
@@ -47,8 +47,8 @@ FAILURES = [
     (  # 0.9 to 0.10: no device name
         (
             "ValueError: Free memory on device (6.2/11.63 GiB) on startup is less than desired GPU"
-            " memory utilization (0.9, 10.47 GiB). Decrease GPU memory utilization or reduce GPU memory"
-            " used by other processes."
+            " memory utilization (0.9, 10.47 GiB). Decrease GPU memory utilization or reduce GPU"
+            " memory used by other processes."
         ),
         "memory-held-by-others",
         "vllm_gpu_memory_utilization: 0.52",
@@ -74,28 +74,28 @@ FAILURES = [
     ),
     (
         (
-            "ValueError: To serve at least one request with the model's max seq len (8192), (1.0 GiB KV"
-            " cache is needed, which is larger than the available KV cache memory (0.41 GiB). Based on"
-            " the available memory, the estimated maximum model length is 3344. Try increasing"
-            " `gpu_memory_utilization`"
+            "ValueError: To serve at least one request with the model's max seq len (8192), (1.0"
+            " GiB KV cache is needed, which is larger than the available KV cache memory (0.41"
+            " GiB). Based on the available memory, the estimated maximum model length is 3344. Try"
+            " increasing `gpu_memory_utilization`"
         ),
         "context-exceeds-kv-cache",
         "vllm_max_model_len: 3328",
     ),
     (  # before 0.32
         (
-            "ValueError: To serve at least one request with the models's max seq len (40960), (5.62 GiB"
-            " KV cache is needed, which is larger than the available KV cache memory (0.01 GiB). Based"
-            " on the available memory, the estimated maximum model length is 80."
+            "ValueError: To serve at least one request with the models's max seq len (40960),"
+            " (5.62 GiB KV cache is needed, which is larger than the available KV cache memory"
+            " (0.01 GiB). Based on the available memory, the estimated maximum model length is 80."
         ),
         "context-exceeds-kv-cache",
         "a shorter vllm_max_model_len",
     ),
     (  # up to 0.8
         (
-            "ValueError: The model's max seq len (131072) is larger than the maximum number of tokens"
-            " that can be stored in KV cache (89440). Try increasing `gpu_memory_utilization` or"
-            " decreasing `max_model_len` when initializing the engine."
+            "ValueError: The model's max seq len (131072) is larger than the maximum number of"
+            " tokens that can be stored in KV cache (89440). Try increasing"
+            " `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
         ),
         "context-exceeds-kv-cache",
         "vllm_max_model_len: 89344",
@@ -119,34 +119,34 @@ FAILURES = [
     ),
     (
         LOADED
-        + "RuntimeError: CUDA out of memory occurred when warming up sampler with 8 dummy requests.",
+        + "RuntimeError: CUDA out of memory occurred when warming up sampler with 8 dummy requests",
         "graphs-exceed-memory",
         "vllm_max_num_seqs: 4",
     ),
     (
         LOADED + "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  41%|####\n" + OOM,
         "graphs-exceed-memory",
-        "--enforce-eager",
+        "vllm_enforce_eager: true",
     ),
     (
         LOADED + "INFO:     Application startup complete.\n" + OOM,
         "memory-ran-out-serving",
         "nvidia-smi",
     ),
-    (LOADED + OOM, "activations-exceed-memory", "--max-num-batched-tokens"),
+    (LOADED + OOM, "activations-exceed-memory", "vllm_max_num_batched_tokens: 1024"),
     (OOM, "weights-exceed-memory", "sparerig.llm.fit"),
     (
         (
-            "OSError: You are trying to access a gated repo.\nMake sure to have access to it at ...\n"
-            "401 Client Error. (Request ID: Root=1)\n\nCannot access gated repo for url ..."
+            "OSError: You are trying to access a gated repo.\nMake sure to have access to it at"
+            " ...\n401 Client Error. (Request ID: Root=1)\n\nCannot access gated repo for url ..."
         ),
         "model-is-gated",
         "model_store_token",
     ),
     (
         (
-            "ValueError: GPTQ group activation ordering (desc_act=True) is no longer supported. Use a"
-            " checkpoint with static activation ordering or desc_act=False."
+            "ValueError: GPTQ group activation ordering (desc_act=True) is no longer supported."
+            " Use a checkpoint with static activation ordering or desc_act=False."
         ),
         "act-order-refused",
         "desc_act false",
@@ -154,18 +154,19 @@ FAILURES = [
     (
         "Value error, Unsupported quantization config: bits=3, sym=True",
         "quantization-unsupported",
-        "vllm_quantization",
+        "--quantization",
     ),
     (
         "Value error, Cannot find the config file for gptq",
         "quantization-unsupported",
-        "vllm_quantization",
+        "--quantization",
     ),
     (
         (
-            "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0."
-            " Your NVIDIA GeForce RTX 2080 Ti GPU has compute capability 7.5. You can use float16"
-            " instead by explicitly setting the `dtype` flag in CLI, for example: --dtype=half."
+            "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least"
+            " 8.0. Your NVIDIA GeForce RTX 2080 Ti GPU has compute capability 7.5. You can use"
+            " float16 instead by explicitly setting the `dtype` flag in CLI, for example:"
+            " --dtype=half."
         ),
         "gpu-too-old",
         "vllm_dtype: half",
@@ -180,8 +181,8 @@ FAILURES = [
     ),
     (
         (
-            "RuntimeError: Quantization scheme is not supported for the current GPU. Min capability:"
-            " 80. Current capability: 75."
+            "RuntimeError: Quantization scheme is not supported for the current GPU. Min"
+            " capability: 80. Current capability: 75."
         ),
         "gpu-too-old",
         "INT4",
@@ -192,7 +193,7 @@ FAILURES = [
             " GeForce RTX 3060 (compute capability 8.6); native FP8 (fp8e4nv) requires SM89+."
         ),
         "fp8-kv-cache-unsupported",
-        "--kv-cache-dtype",
+        "vllm_kv_cache_dtype: auto",
     ),
     (
         "RuntimeError: CUDA error: no kernel image is available for execution on the device",
@@ -206,20 +207,20 @@ FAILURES = [
     ),
     (
         (
-            "As of transformers v4.44, default chat template is no longer allowed, so you must provide"
-            " a chat template if the tokenizer does not define one."
+            "As of transformers v4.44, default chat template is no longer allowed, so you must"
+            " provide a chat template if the tokenizer does not define one."
         ),
         "no-chat-template",
         "--chat-template",
     ),
     (
         (
-            "INFO gptq_marlin.py:112] Detected that the model can run with gptq_marlin, however you"
-            " specified quantization=gptq explicitly, so forcing gptq. Use quantization=gptq_marlin for"
-            " faster inference"
+            "INFO gptq_marlin.py:112] Detected that the model can run with gptq_marlin, however"
+            " you specified quantization=gptq explicitly, so forcing gptq. Use"
+            " quantization=gptq_marlin for faster inference"
         ),
         "gptq-kernel-slow",
-        "vllm_quantization",
+        "--quantization",
     ),
 ]
 
@@ -273,8 +274,8 @@ def test_figures_of_recorded_starts(fixtures: Path) -> None:
     [
         (  # one line since 0.32
             (
-                "GPU KV cache size: 33,376 tokens, Maximum concurrency for 8,192 tokens per request:"
-                " 4.07x"
+                "GPU KV cache size: 33,376 tokens, Maximum concurrency for 8,192 tokens per"
+                " request: 4.07x"
             ),
             Observed(kv_cache_tokens=33376, max_model_len=8192),
         ),
@@ -310,7 +311,7 @@ def test_the_supervisor_can_import_it_without_ansible() -> None:
         "print(module.explain('No available memory for the cache blocks').id);"
         "print([name for name in sys.modules if 'ansible' in name])"
     )
-    said = subprocess.run(  # noqa: S603
+    said = subprocess.run(
         [sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True
     )
     assert said.stdout.splitlines() == ["no-room-for-kv-cache", "[]"]

@@ -1,0 +1,520 @@
+#!/usr/bin/python
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Work out whether a model fits a card, before anything is downloaded or bought."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: memory_plan
+short_description: Work out whether a model fits a card, before anything is downloaded or bought
+version_added: 1.0.0
+author: [The sparerig maintainers (@sparerig)]
+description:
+  - Says what a language model takes of a graphics card's memory when vLLM serves it, for how many people and how long chats.
+  - Gives the flags that make vLLM keep to it, and, when it does not fit, by how much and what would.
+  - Needs no GPU, no model files and no network. The sums were held against vLLM on a real GPU; see C(docs/what-fits.md).
+extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
+options:
+  model:
+    description:
+      - A model of the catalogue, by its id (V(llama-3-8b-gptq)) or repository.
+      - V(auto) chooses the best one that fits.
+      - Without O(model), O(model_path) and O(config), every model of the catalogue is planned and RV(report) is a table.
+    type: str
+  model_path:
+    description:
+      - A directory that holds a model, or at least its C(config.json).
+      - An architecture that is not known is estimated from the headers of its C(*.safetensors) files; RV(estimate) then says so.
+    type: path
+  config:
+    description: The content of a model's C(config.json).
+    type: dict
+  gpu:
+    description:
+      - A known card by name, such as V(RTX 3060 12GB).
+      - A name that stands for several cards needs its memory.
+    type: str
+  gpus:
+    description:
+      - The cards as M(sparerig.llm.gpu_info) returns them in RV(sparerig.llm.gpu_info#module:gpus). The one with the most free memory is planned for.
+      - Memory that a running vLLM holds counts as free, since a new start gives it back first.
+    type: list
+    elements: dict
+  gpu_memory_mib:
+    description: Memory of the card in MiB, as C(nvidia-smi) prints it.
+    type: int
+  gpu_capability:
+    description: Compute capability of the card.
+    type: str
+  gpu_bandwidth_gb_s:
+    description: Memory bandwidth of the card in GB/s. Without it there is no RV(decode_ceiling).
+    type: float
+  gpu_used_mib:
+    description: Memory in MiB that a desktop or other programs hold on the card. With O(gpus) the driver's own figure counts.
+    type: int
+    default: 0
+  gpu_count:
+    description: Equal cards in the host. With O(gpus) they are counted.
+    type: int
+    default: 1
+  context:
+    description: Tokens of one chat, question and answer together.
+    type: int
+    default: 8192
+  chats:
+    description: Chats of full length that must have room at the same time.
+    type: int
+    default: 1
+  max_num_seqs:
+    description: Answers that are under way at the same time. More of them wait.
+    type: int
+    default: 16
+  max_num_batched_tokens:
+    description: Tokens that are worked on in one step.
+    type: int
+    default: 2048
+  fp8_kv_cache:
+    description: Keep the KV cache in FP8. Needs compute capability 8.9.
+    type: bool
+    default: false
+  enforce_eager:
+    description: Run without CUDA graphs.
+    type: bool
+    default: false
+  tensor_parallel_size:
+    description: Cards that share the model.
+    type: int
+    default: 1
+  cpu_offload_gib:
+    description: GiB of weights that stay in the host's own memory.
+    type: int
+    default: 0
+  stretch_context:
+    description:
+      - Allow an O(context) beyond the model's own, by YaRN.
+      - How good the answers are there is unproven; a model made for long contexts is better.
+    type: bool
+    default: false
+  pictures:
+    description: Load the picture encoder of a model that has one.
+    type: bool
+    default: false
+  gated:
+    description: Let V(auto) choose models whose licence has to be accepted, and which a token is needed for.
+    type: bool
+    default: false
+  fail_on_misfit:
+    description: Fail when the model does not fit.
+    type: bool
+    default: false
+seealso:
+  - module: sparerig.llm.gpu_info
+  - module: sparerig.llm.model_info
+"""
+
+EXAMPLES = r"""
+- name: Say what a card that I might buy can run
+  sparerig.llm.memory_plan:
+    gpu: RTX 3060 12GB
+  register: fit
+  delegate_to: localhost
+
+- name: Plan the article's model for four people
+  sparerig.llm.memory_plan:
+    model: llama-3-8b-gptq
+    gpu: RTX 3060 12GB
+    chats: 4
+
+- name: Look at the cards
+  sparerig.llm.gpu_info:
+  register: found
+
+- name: Choose the best model for this host
+  sparerig.llm.memory_plan:
+    model: auto
+    gpus: "{{ found.gpus }}"
+  register: choice
+
+- name: Check a model that is on the disk already
+  sparerig.llm.memory_plan:
+    model_path: /srv/models/my-model
+    gpus: "{{ found.gpus }}"
+    fail_on_misfit: true
+"""
+
+RETURN = r"""
+fits:
+  description: Whether it fits. In the table, whether any model does.
+  returned: always
+  type: bool
+report:
+  description: The answer in lines to read.
+  returned: always
+  type: list
+  elements: str
+models:
+  description: One entry for each model of the catalogue, best first.
+  returned: when no model was named
+  type: list
+  elements: dict
+  contains:
+    model:
+      description: Id in the catalogue.
+      type: str
+      returned: always
+    repository:
+      description: Where it is on the hub.
+      type: str
+      returned: always
+    format:
+      description: How its weights are stored.
+      type: str
+      returned: always
+    licence:
+      description: Its licence.
+      type: str
+      returned: always
+    gated:
+      description: Whether the licence has to be accepted before the download.
+      type: bool
+      returned: always
+    native_context:
+      description: Tokens it was made for.
+      type: int
+      returned: always
+    fits:
+      description: Whether it fits.
+      type: bool
+      returned: always
+    why_not:
+      description: What is in the way; empty where it fits.
+      type: str
+      returned: always
+    weights_gib:
+      description: Size of the weights in GiB.
+      type: float
+      returned: when it could be planned
+    longest_context:
+      description: The longest context in tokens for the wanted number of chats.
+      type: int
+      returned: when it could be planned
+    full_chats:
+      description: Chats of full length at the same time.
+      type: float
+      returned: when it could be planned
+    decode_ceiling:
+      description: Tokens per second that the memory's bandwidth allows one chat at most.
+      type: int
+      returned: when it could be planned
+reason:
+  description: Why this model was chosen.
+  returned: with O(model=auto)
+  type: str
+catalogue:
+  description: The entry of the catalogue.
+  returned: with O(model)
+  type: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      returned: always
+    repository:
+      description: Where it is on the hub.
+      type: str
+      returned: always
+    revision:
+      description: The full commit, or V(main) where only the beginning of the commit is known.
+      type: str
+      returned: always
+    commit:
+      description: The commit, or as much of it as is known.
+      type: str
+      returned: always
+    title:
+      description: Name for people.
+      type: str
+      returned: always
+    format:
+      description: How its weights are stored.
+      type: str
+      returned: always
+    licence:
+      description: Its licence.
+      type: str
+      returned: always
+    licence_notice:
+      description: What the licence wants shown to people; may be empty.
+      type: str
+      returned: always
+    gated:
+      description: Whether the licence has to be accepted before the download.
+      type: bool
+      returned: always
+    context:
+      description: Tokens it was made for.
+      type: int
+      returned: always
+    stop_tokens:
+      description: Tokens that end an answer.
+      type: list
+      elements: str
+      returned: always
+    tool_parser:
+      description: Value for vLLM's C(--tool-call-parser).
+      type: str
+      returned: always
+    reasoning_parser:
+      description: Value for vLLM's C(--reasoning-parser); empty where the model does not think aloud.
+      type: str
+      returned: always
+    chat_template:
+      description: Where the chat template is; V(tokenizer) is with the model's files.
+      type: str
+      returned: always
+    known_from:
+      description: Where the entry's facts were seen.
+      type: str
+      returned: always
+estimate:
+  description: Whether the architecture is unknown and the plan only an estimate.
+  returned: with a model
+  type: bool
+model:
+  description: What was planned.
+  returned: with a model
+  type: str
+gpu:
+  description: The card that was planned for.
+  returned: with a model
+  type: dict
+context:
+  description: Tokens of one chat.
+  returned: with a model
+  type: int
+chats:
+  description: Chats of full length that must have room.
+  returned: with a model
+  type: int
+terms:
+  description: Bytes of the card's memory by what they are for, in the order in which they are taken.
+  returned: with a model
+  type: dict
+  contains:
+    driver_context:
+      description: What the driver keeps for the process.
+      type: int
+      returned: always
+    weights:
+      description: What vLLM reports as loaded.
+      type: int
+      returned: always
+    non_torch:
+      description: Kernels and libraries.
+      type: int
+      returned: always
+    activations:
+      description: Working memory of one step.
+      type: int
+      returned: always
+    cuda_graphs:
+      description: Recorded CUDA graphs.
+      type: int
+      returned: always
+    kv_cache:
+      description: The KV cache, with all that is left; where the model does not fit, with what it would need.
+      type: int
+      returned: always
+    slack:
+      description: What is left free on purpose.
+      type: int
+      returned: always
+free_bytes:
+  description: Memory that nobody holds.
+  returned: with a model
+  type: int
+missing_bytes:
+  description: By how much it does not fit. 0 where it does.
+  returned: with a model
+  type: int
+kv_block_bytes:
+  description: Bytes of one block of 16 tokens, for the layers that share a pool.
+  returned: with a model
+  type: int
+kv_bytes_per_token:
+  description: Bytes that one more token of a long chat takes.
+  returned: with a model
+  type: int
+kv_bytes_per_chat:
+  description: Bytes that one chat of full length takes.
+  returned: with a model
+  type: int
+kv_cache_tokens:
+  description: Tokens in the KV cache, as vLLM counts them.
+  returned: with a model
+  type: int
+full_chats:
+  description: Chats of full length that have room at the same time.
+  returned: with a model
+  type: float
+longest_context:
+  description: The longest context in tokens for the wanted number of chats.
+  returned: with a model
+  type: int
+decode_ceiling:
+  description: Tokens per second that the memory's bandwidth allows one chat at most. Null where the bandwidth is not known.
+  returned: with a model
+  type: float
+flags:
+  description: Arguments of C(vllm serve) that make it so. Empty where it does not fit.
+  returned: with a model
+  type: list
+  elements: str
+vllm_vars:
+  description: The same as variables of the role P(sparerig.llm.vllm#role). Empty where it does not fit.
+  returned: with a model
+  type: dict
+choices:
+  description: Single changes that make it fit, the mildest first.
+  returned: with a model
+  type: list
+  elements: dict
+  contains:
+    what:
+      description: The change.
+      type: str
+      returned: always
+    cost:
+      description: What it costs.
+      type: str
+      returned: always
+    settings:
+      description: Options of this module that make it.
+      type: dict
+      returned: always
+notes:
+  description: What else to know.
+  returned: with a model
+  type: list
+  elements: str
+"""
+
+import typing as t
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils import (
+    _cards,
+    _catalogue,
+    _gpu_choice,
+    _memory_plan,
+    _model_config,
+    _plan_report,
+)
+
+_USE = (
+    "context",
+    "chats",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "fp8_kv_cache",
+    "enforce_eager",
+    "tensor_parallel_size",
+    "cpu_offload_gib",
+    "stretch_context",
+    "pictures",
+)
+_ERRORS = (
+    _cards.UnknownCardError,
+    _catalogue.CatalogueError,
+    _gpu_choice.GpuChoiceError,
+    _memory_plan.PlanError,
+    _model_config.ModelConfigError,
+)
+
+
+def answer(params: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Plan what was asked for."""
+    card = _gpu_choice.card(params)
+    use = _memory_plan.Use(**{name: params[name] for name in _USE})
+    if params["model"] == "auto":
+        chosen = _catalogue.choose(card, use, gated=params["gated"])
+        return {**_planned(chosen.plan), **_entry(chosen.model), "reason": chosen.reason}
+    if params["model"]:
+        model = _catalogue.find(params["model"])
+        plan = _memory_plan.plan(model.architecture, card, use, model=model.id)
+        return {**_planned(plan), **_entry(model)}
+    if params["config"] is not None:
+        architecture = _model_config.parse(params["config"])
+        return _planned(_memory_plan.plan(architecture, card, use))
+    if params["model_path"]:
+        folder = Path(params["model_path"])
+        architecture, estimate = _model_config.read_directory(folder)
+        plan = _memory_plan.plan(architecture, card, use, model=folder.name, estimate=estimate)
+        return _planned(plan)
+    rows = [_plan_report.row(model, plan) for model, plan in _catalogue.plans(card, use)]
+    report = _plan_report.table(card, rows, use.context, use.chats)
+    return {"fits": any(row["fits"] for row in rows), "models": rows, "report": report}
+
+
+def _planned(plan: _memory_plan.Plan) -> dict[str, t.Any]:
+    return {**_plan_report.result(plan), "report": _plan_report.lines(plan)}
+
+
+def _entry(model: _catalogue.Model) -> dict[str, t.Any]:
+    names = (
+        *("id", "repository", "revision", "commit", "title", "format", "licence"),
+        *("licence_notice", "gated", "context", "stop_tokens", "tool_parser"),
+        *("reasoning_parser", "chat_template", "known_from"),
+    )
+    return {"catalogue": {name: getattr(model, name) for name in names}}
+
+
+def main() -> None:
+    """Run as Ansible does."""
+    module = AnsibleModule(
+        argument_spec={
+            "model": {"type": "str"},
+            "model_path": {"type": "path"},
+            "config": {"type": "dict"},
+            "gpu": {"type": "str"},
+            "gpus": {"type": "list", "elements": "dict"},
+            "gpu_memory_mib": {"type": "int"},
+            "gpu_capability": {"type": "str"},
+            "gpu_bandwidth_gb_s": {"type": "float"},
+            "gpu_used_mib": {"type": "int", "default": 0},
+            "gpu_count": {"type": "int", "default": 1},
+            "context": {"type": "int", "default": 8192},
+            "chats": {"type": "int", "default": 1},
+            "max_num_seqs": {"type": "int", "default": 16},
+            "max_num_batched_tokens": {"type": "int", "default": 2048, "no_log": False},
+            "fp8_kv_cache": {"type": "bool", "default": False},
+            "enforce_eager": {"type": "bool", "default": False},
+            "tensor_parallel_size": {"type": "int", "default": 1},
+            "cpu_offload_gib": {"type": "int", "default": 0},
+            "stretch_context": {"type": "bool", "default": False},
+            "pictures": {"type": "bool", "default": False},
+            "gated": {"type": "bool", "default": False},
+            "fail_on_misfit": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[
+            ("model", "model_path", "config"),
+            ("gpu", "gpus", "gpu_memory_mib"),
+        ],
+        required_one_of=[("gpu", "gpus", "gpu_memory_mib")],
+        required_by={"gpu_memory_mib": ["gpu_capability"]},
+        supports_check_mode=True,
+    )
+    try:
+        found = answer(module.params)
+    except _ERRORS as error:
+        module.fail_json(msg=str(error))
+    if module.params["fail_on_misfit"] and not found["fits"]:
+        module.fail_json(msg="\n".join(found["report"]), **found)
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()
