@@ -79,8 +79,8 @@ def pc(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Pc]:
     """Boot the virtual PC, with a stand-in card on a stand-in bus; all else of it is real."""
     folder = tmp_path_factory.mktemp("vm")
     machine = Machine(disk.make(), folder)
-    machine.start()
     try:
+        machine.start()
         found = Pc(machine, folder)
         prepared = found.play("prepare.yml")
         assert prepared.returncode == 0, prepared.stdout

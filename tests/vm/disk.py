@@ -12,7 +12,7 @@ from pathlib import Path
 from docker.types import Mount
 from testbed import build, engine, hosts, images
 from testbed.inputs import fingerprint
-from testbed.machine import need, only_run
+from testbed.machine import need, only_one
 from testbed.progress import TestbedError, step
 from testbed.settings import CACHE, LABEL
 
@@ -39,10 +39,10 @@ mke2fs -q -t ext4 -d $root /out/new.img 6G
 def make() -> Path:
     """Give the disk; make it unless the cache has it."""
     client = engine.ensure()
-    with only_run():
-        base = images.host(client, "ubuntu-22.04")
-        name = build.image(client, "the virtual PC's system", base=base, script=SCRIPT)
-        public = hosts.key().with_suffix(".pub")
+    base = images.host(client, "ubuntu-22.04")
+    name = build.image(client, "the virtual PC's system", base=base, script=SCRIPT)
+    public = hosts.key().with_suffix(".pub")
+    with only_one("vm-disk"):
         disk = DISKS / f"{fingerprint(name, public, WRITE_DISK)}.img"
         if not disk.exists():
             with step("Writing the virtual PC's disk"):
