@@ -68,6 +68,7 @@ class Pc:
                 "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
                 "ANSIBLE_NOCOLOR": "1",
             },
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,

@@ -93,7 +93,7 @@ class Machine:
         # Emulation works everywhere; a /dev/kvm that is there does not always.
         kvm = os.environ.get("VM_ACCEL") == "kvm"
         return [
-            "nice", "qemu-system-x86_64",
+            "qemu-system-x86_64",
             *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg,thread=multi")),
             "-smp", "2", "-m", "2048", "-nographic", "-no-reboot",
             "-kernel", str(kernel), "-initrd", str(initrd), "-append", COMMAND_LINE,

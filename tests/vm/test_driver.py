@@ -76,7 +76,3 @@ def test_driver_and_kernel_are_held(pc: Pc) -> None:
     held = pc.run("apt-mark showhold").split()
     assert "nvidia-headless-no-dkms-580-server-open" in held
     assert "linux-modules-nvidia-580-server-open-generic-hwe-22.04" in held
-
-
-def test_a_power_cut_in_the_middle_is_mended_by_the_next_run(pc: Pc) -> None:
-    """Cut the power while the packages are exchanged, then run again."""

@@ -81,18 +81,17 @@ def test_a_specification_that_is_gone_is_written_anew(rig: Rig, play: Play) -> N
     assert rig.host.file(SPECIFICATION).exists
 
 
-def test_a_toolkit_that_writes_nothing_is_named(rig: Rig) -> None:
+def test_a_toolkit_that_writes_nothing_is_named(rig: Rig, play: Play) -> None:
     rig.root(f"mv {SPECIFICATION} /root/")
-    rig.root("mv /usr/bin/nvidia-ctk /usr/bin/nvidia-ctk.away")
+    rig.root("cp /usr/bin/nvidia-ctk /root/")
+    rig.root("cp /bin/true /usr/bin/nvidia-ctk")
     try:
-        answer = rig.host.ansible("sparerig.llm.nvidia_cdi", check=False, become=True)
-    except rig.host.ansible.AnsibleException as error:
-        answer = error.result
+        done = play(playbook=CONVERGE)
     finally:
-        rig.root("mv /usr/bin/nvidia-ctk.away /usr/bin/nvidia-ctk")
+        rig.root("cp /root/nvidia-ctk /usr/bin/nvidia-ctk")
         rig.root(f"mv /root/nvidia.yaml {SPECIFICATION}")
-    assert answer["failed"]
-    assert "nvidia-cdi-refresh.service" in answer["msg"]
+    assert done.returncode != 0
+    assert "container-toolkit-missing" in done.stdout
 
 
 def test_without_a_specification_docker_s_complaint_is_explained(rig: Rig) -> None:
