@@ -27,6 +27,7 @@ class Pc:
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine = machine
         self.inventory = folder / "hosts.json"
+        self._answers = folder / "answers"
         variables = {
             "ansible_host": "127.0.0.1",
             "ansible_port": machine.port,
@@ -46,9 +47,8 @@ class Pc:
 
     def module(self, name: str, arguments: str = "") -> dict[str, t.Any]:
         """Run one module; return its answer, failed or not."""
-        done = self._ansible("ansible", "all", "--one-line", "-m", name, "-a", arguments)
-        _, _, answer = done.stdout.partition("=> ")
-        found: dict[str, t.Any] = json.loads(answer)
+        self._ansible("ansible", "all", "-m", name, "-a", arguments, "--tree", str(self._answers))
+        found: dict[str, t.Any] = json.loads((self._answers / "vm").read_text())
         return found
 
     def run(self, command: str) -> str:
@@ -65,7 +65,6 @@ class Pc:
             env={
                 **os.environ,
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
                 "ANSIBLE_NOCOLOR": "1",
             },
             stdin=subprocess.DEVNULL,

@@ -50,7 +50,7 @@ def container(rig: Rig) -> Iterator[None]:
     """Run a container that has the card."""
     rig.root(
         "docker run --detach --name card --network none --device nvidia.com/gpu=all"
-        " stand-in/busybox:1 sleep 600"
+        " stand-in/busybox:1 busybox sleep 600"
     )
     yield
     rig.root("docker rm --force card")
