@@ -84,7 +84,10 @@ class Archive:
         return Offer(packages=parse_stanzas(shown, OF_INTEREST), names=known | frozenset(headless))
 
     def downloads(self, names: Sequence[str]) -> list[Download]:
-        """List the files that installing these packages would fetch; none of them is fetched."""
+        """List the files that installing these packages would fetch; none of them is fetched.
+
+        A name with a minus sign at its end is to be removed.
+        """
         text = self._apt(
             "apt-get",
             "install",
@@ -207,7 +210,8 @@ def _first_delivered(
         names = list(way.install)
         if request.upgrade:
             names += kernel_metas(seen.packages)
-        downloads = archive.downloads(names)
+        # What is held is removed only where apt is told so by name.
+        downloads = archive.downloads([*names, *(f"{name}-" for name in verdict.unhold)])
         gone = archive.unsent(downloads)
         if gone:
             unsent = unsent or gone

@@ -503,6 +503,7 @@ def _plan_installation(
         reboot=reboot,
         load=not (lacks or reboot or seen.loaded.nvidia),
         hold=hold,
+        unhold=[name for name in purge if seen.packages[name].held],
     )
 
 

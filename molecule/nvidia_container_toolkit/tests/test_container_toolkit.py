@@ -48,6 +48,7 @@ def test_dockers_default_runtime_is_what_it_was(rig: Rig) -> None:
 @pytest.fixture
 def container(rig: Rig) -> Iterator[None]:
     """Run a container that has the card."""
+    rig.host.run("sudo docker rm --force card")
     rig.root(
         "docker run --detach --name card --network none --device nvidia.com/gpu=all"
         " stand-in/busybox:1 busybox sleep 600"

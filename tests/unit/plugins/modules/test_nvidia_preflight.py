@@ -298,6 +298,7 @@ def test_another_branch_is_removed_with_the_holds_that_are_ours(ask: RunModule) 
     answer = ask(but(RUNNING, packages=RUNNING.packages | OTHER_BRANCH))
     assert not answer.get("failed")
     assert answer["plan"]["purge"] == ["nvidia-headless-no-dkms-535-server"]
+    assert answer["plan"]["unhold"] == ["nvidia-headless-no-dkms-535-server"]
 
 
 def test_removal(ask: RunModule) -> None:
