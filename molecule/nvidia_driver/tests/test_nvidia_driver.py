@@ -153,3 +153,5 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     assert driver_packages(rig) == {}
     assert rig.host.check_output("apt-mark showhold") == ""
     assert rig.root("find /etc -path '*sparerig*'") == ""
+    rig.root(f"rm {LOADED}")
+    assert play(playbook=CONVERGE).returncode == 0
