@@ -12,7 +12,8 @@ short_description: Keep the description right by which Docker hands NVIDIA cards
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
-  - Writes the CDI specification of the host's NVIDIA cards if there is none, or if it is of another driver than the installed one, or if it names files that are gone.
+  - Writes the CDI specification of the host's NVIDIA cards if there is none, if it is of another driver than the installed one,
+    or if it names files that are gone.
   - Switches the toolkit's own unit on, which renews the specification at every boot and after every change of the driver.
   - On request, starts a container to see whether it finds the card.
 extends_documentation_fragment: [sparerig.llm.attributes]

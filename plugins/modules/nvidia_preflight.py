@@ -13,10 +13,11 @@ version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
   - Finds and names the NVIDIA cards on the PCI bus (no driver needed), and compares card, driver branch and vLLM image with each other.
-  - Finds what would make a driver installation fail or not last, such as a driver from elsewhere, Secure Boot, a kernel without its module, an archive that can't send what it lists.
+  - Finds what would make a driver installation fail or not last, such as a driver from elsewhere, Secure Boot,
+    a kernel without its module, or an archive that can't send what it lists.
   - Says which packages to install, to remove and to hold, and whether a reboot is needed.
   - Reads only. A failure names its cause and the command that mends it; each has a page under C(docs/failures).
-extends_documentation_fragment: [sparerig.llm.attributes.read_only]
+extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
   branch:
     description: The wanted driver branch, three digits.
