@@ -22,7 +22,7 @@ lock: ## Renew requirements-dev.txt from requirements-dev.in
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --requirement requirements-dev.in
 	{ echo "# Made by \`make lock\` from requirements-dev.in: do not edit."; $(BIN)/pip freeze; } > requirements-dev.txt
 
-SSH_CONFIG := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sparerig/ssh_config
+SSH_CONFIG := $(HOME)/.cache/sparerig/ssh_config
 
 .PHONY: demo
 demo: .venv ## Make a throw-away host and turn it into a chat server, with no GPU

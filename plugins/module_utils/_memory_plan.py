@@ -431,12 +431,13 @@ def graph_batch_sizes(use: Use) -> list[int]:
 
 @dataclass(frozen=True)
 class KvLayout:
-    """How vLLM cuts the KV cache: blocks of 16 tokens for a group of layers.
+    """How vLLM cuts the KV cache: blocks of some tokens for a group of layers.
 
     A model with layers that see all and layers that see a window has several groups of equally
     many layers, which share one pool of blocks (v1/core/kv_cache_utils.py).
     """
 
+    block_tokens: int
     block_bytes: int
     full_groups: int
     sliding_groups: int
@@ -444,7 +445,13 @@ class KvLayout:
     in_flight: int
 
     @classmethod
-    def of(cls, architecture: Architecture, use: Use) -> KvLayout:
+    def of(
+        cls,
+        architecture: Architecture,
+        use: Use,
+        block_tokens: int = BLOCK_TOKENS,
+        batches: int = BATCHES_IN_FLIGHT,
+    ) -> KvLayout:
         """Lay out the cache of a model."""
         sliding = architecture.sliding_layers
         full = architecture.layers - sliding
@@ -454,27 +461,28 @@ class KvLayout:
             group = max(kinds)
         heads = max(1, architecture.kv_heads // use.tensor_parallel_size)
         element = 1 if use.fp8_kv_cache else 2
-        page = 2 * BLOCK_TOKENS * heads * architecture.head_dim * element
+        page = 2 * block_tokens * heads * architecture.head_dim * element
         return cls(
+            block_tokens=block_tokens,
             block_bytes=page * group,
             full_groups=math.ceil(full / group),
             sliding_groups=math.ceil(sliding / group),
             window=architecture.window or 0,
-            in_flight=BATCHES_IN_FLIGHT * use.max_num_batched_tokens,
+            in_flight=batches * use.max_num_batched_tokens,
         )
 
     @property
     def bytes_per_token(self) -> int:
         """What one more token of a long chat costs: only layers that see all keep it."""
         groups = self.full_groups or self.sliding_groups
-        return groups * self.block_bytes // BLOCK_TOKENS
+        return groups * self.block_bytes // self.block_tokens
 
     def blocks_per_chat(self, context: int) -> int:
         """Count the blocks that one chat of full length holds at most."""
         remembered = min(self.window - 1 + self.in_flight, context)
-        return self.full_groups * math.ceil(context / BLOCK_TOKENS) + self.sliding_groups * (
-            math.ceil(remembered / BLOCK_TOKENS) + 1
-        )
+        sliding = math.ceil(remembered / self.block_tokens) + 1
+        full = math.ceil(context / self.block_tokens)
+        return self.full_groups * full + self.sliding_groups * sliding
 
     def tokens(self, blocks: int, context: int) -> int:
         """Count as vLLM's "GPU KV cache size" does."""

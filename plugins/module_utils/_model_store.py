@@ -250,15 +250,13 @@ class Store:
                 path.unlink()
         _sync(partial)
         self.adopt(listing)
+        broken = self.folder / f".{listing.commit}.broken"
         if snapshot.exists():
-            broken = self.folder / f".{listing.commit}.broken"
             shutil.rmtree(broken, ignore_errors=True)
             snapshot.rename(broken)
-            partial.rename(snapshot)
-            shutil.rmtree(broken)
-        else:
-            partial.rename(snapshot)
+        partial.rename(snapshot)
         _sync(self.folder)
+        shutil.rmtree(broken, ignore_errors=True)
         return snapshot
 
     def snapshots(self) -> list[str]:

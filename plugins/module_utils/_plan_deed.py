@@ -63,10 +63,9 @@ class Deed:
 
 def on_cpu(architecture: Architecture, kv_cache_gib: float, context: int) -> dict[str, t.Any]:
     """Plan for vLLM's CPU backend, where only the KV cache is given (VLLM_CPU_KVCACHE_SPACE)."""
-    layout = KvLayout.of(architecture, Use(context=context))
     return {
         "context": context,
-        "kv_block_bytes": layout.block_bytes,
+        "kv_block_bytes": KvLayout.of(architecture, Use(context=context)).block_bytes,
         "terms": {"kv_cache": int(kv_cache_gib * GIB)},
     }
 

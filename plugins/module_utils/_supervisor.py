@@ -35,6 +35,7 @@ CLONE_NEWNET = 0x40000000
 LINES_KEPT = 400
 KILLED = 128 + signal.SIGKILL
 HEARTBEAT = 10  # seconds between two signs of life to systemd's own watchdog
+LAST_WORDS = 5  # seconds that a service that fails its probe gets to end, and say why, by itself
 
 
 class ProbeError(Exception):
@@ -95,11 +96,16 @@ def notify(message: str) -> None:
         sock.sendto(message.encode(), address)
 
 
+def show_status(message: str) -> None:
+    """Set the Status line of ``systemctl status``; what follows a line break would be a message."""
+    notify("STATUS=" + " ".join(message.split()))
+
+
 def say(message: str) -> None:
-    """Write to the journal, and to the Status line of ``systemctl status``."""
+    """Write to the journal, and to the Status line."""
     sys.stdout.write(f"sparerig: {message}\n")
     sys.stdout.flush()
-    notify("STATUS=" + message.replace("\n", " "))
+    show_status(message)
 
 
 def read_variable(path: str, name: str) -> str:
@@ -171,7 +177,7 @@ class Asker:
         finally:
             connection.close()
         if answer.status != http.client.OK:
-            message = f"{path} answered {answer.status}: {text[:200]}"
+            message = f"{path} answered {answer.status}: {' '.join(text.split())[:200]}"
             raise ProbeError(message)
         return text
 
@@ -257,12 +263,8 @@ class Supervisor:
 
     def watch(self) -> None:
         """Ask until it answers, report READY, then keep asking; a verdict ends the container."""
-        probe, asker, started, ready = (
-            self.config.probe,
-            Asker(self.config),
-            time.monotonic(),
-            False,
-        )
+        probe, asker = self.config.probe, Asker(self.config)
+        started, ready = time.monotonic(), False
         while not self.over.is_set():
             problem = asker.answers()
             waited = time.monotonic() - started
@@ -273,34 +275,43 @@ class Supervisor:
                 notify("READY=1")
                 say(f"ready: it answered {waited:.0f} s after the start")
             elif problem and ready:
+                # One that is crashing fails its probe too, and its end tells more.
+                if self.over.wait(LAST_WORDS):
+                    return
                 self.verdict = f"it hangs: {problem}; it is being restarted"
             elif problem and waited > probe.start_deadline:
                 self.verdict = f"not ready within {probe.start_deadline:g} s: {problem}"
             elif problem:
-                notify(f"STATUS=starting for {waited:.0f} s: {problem}")
+                show_status(f"starting for {waited:.0f} s: {problem}")
             if self.verdict:
                 self.over.set()
-            self.over.wait(probe.interval if ready else 1)
+            self.over.wait(probe.interval if ready else min(1, probe.interval))
 
     def stop(self, *_: object) -> None:
         """End in order: what systemd's SIGTERM asks for."""
         self.asked_to_stop = True
         self.over.set()
 
-    def run(self) -> int:
-        """Run the container until it ends, is stopped or hangs; return the exit status."""
-        config = self.config
+    def make_container(self) -> bool:
+        """Make the container anew, or say why it cannot be made."""
         self.remove_container()
-        contents = (Path(path).read_bytes() for path in config.files)
-        Path(config.fingerprint_file).write_text(fingerprint(contents), encoding="utf-8")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
-        for command in config.create:
+        for command in self.config.create:
             made = subprocess.run(command, capture_output=True, text=True, check=False)
             if made.returncode:
                 say(f"the container cannot be made: {made.stderr.strip()}")
-                self.remove_container()
-                return 1
+                return False
+        return True
+
+    def run(self) -> int:
+        """Run the container until it ends, is stopped or hangs; return the exit status."""
+        config = self.config
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        contents = (Path(path).read_bytes() for path in config.files)
+        Path(config.fingerprint_file).write_text(fingerprint(contents), encoding="utf-8")
+        if not self.make_container() or self.asked_to_stop:
+            self.remove_container()
+            return 0 if self.asked_to_stop else 1
         with subprocess.Popen(
             config.run,
             stdin=subprocess.DEVNULL,

@@ -144,6 +144,16 @@ _RULES: t.Final = (
         " or choose an older vllm_image.",
     ),
     _Rule(
+        "shared-memory-too-small",
+        "The container's shared memory is too small",
+        re.compile(
+            r"Insufficient space in /dev/shm for shared-memory allocation:"
+            r" (?P<need>[\d.]+ \w+) required, (?P<have>[\d.]+ \w+) free"
+        ),
+        "vLLM needs {need} in /dev/shm, there are {have}.",
+        "Set vllm_shm_size: 4g",
+    ),
+    _Rule(
         "memory-held-by-others",
         "Something else holds GPU memory",
         re.compile(
@@ -273,7 +283,7 @@ _RULES: t.Final = (
         "quantization-unsupported",
         "vLLM cannot run this quantisation",
         re.compile(
-            r"Unsupported quantization config: (?P<what>[^\n]+)"
+            r"Unsupported quantization config: (?P<what>[^\n[]+)"
             r"|(?P<unknown>Unknown quantization method[^\n]*)"
             r"|Cannot find the config file for (?P<forced>\w+)"
             r"|does not match the quantization method specified in the `quantization` argument"

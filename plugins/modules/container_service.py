@@ -465,7 +465,8 @@ class ContainerService:
         ]
         if not left or not self.changed():
             return
-        self.must("systemctl", "disable", "--now", "--quiet", self.unit, mend="")
+        if spec.unit_file in left:  # an earlier run may have been cut off after it had removed it
+            self.must("systemctl", "disable", "--now", "--quiet", self.unit, mend="")
         for path in left:
             Path(path).unlink()
         self.must("systemctl", "daemon-reload", mend="")

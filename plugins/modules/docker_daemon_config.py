@@ -54,7 +54,10 @@ restart_needed:
   type: bool
 """
 
+import calendar
 import json
+import re
+import time
 import typing as t
 from pathlib import Path
 
@@ -72,9 +75,11 @@ def merged(present: t.Any, wanted: t.Any) -> t.Any:
 
 def engine_start(module: AnsibleModule) -> int | None:
     """Return when the running engine was started (seconds since the epoch), None when none runs."""
-    show = ["systemctl", "show", "--timestamp=unix", "--value", "--property"]
-    status, out, _err = module.run_command([*show, "ExecMainStartTimestamp", "docker.service"])
-    return int(out.strip().lstrip("@")) if status == 0 and out.startswith("@") else None
+    # Not --timestamp=unix, which the systemd of Ubuntu 22.04 does not know.
+    show = ["systemctl", "show", "--timestamp=utc", "--value", "--property"]
+    _status, out, _err = module.run_command([*show, "ExecMainStartTimestamp", "docker.service"])
+    moment = re.search(r"(\S+ \S+) UTC", out)  # Sun 2026-11-22 14:54:28 UTC
+    return calendar.timegm(time.strptime(moment[1], "%Y-%m-%d %H:%M:%S")) if moment else None
 
 
 def main() -> None:

@@ -12,7 +12,7 @@
 
 How an inventory reaches a host
     Every host is written by its name into one SSH configuration file,
-    ``${XDG_CACHE_HOME:-~/.cache}/sparerig/ssh_config``: address, user, key, host key. An
+    ``~/.cache/sparerig/ssh_config``: address, user, key, host key. An
     inventory lists the bare names and sets ``ansible_ssh_common_args: -F <that file>``; a person
     types ``ssh -F <that file> demo``. Image references are in ``images.json`` beside it.
     The models lie on every host under ``/srv/models``. Port 8080 of a host is published on the

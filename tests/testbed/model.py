@@ -7,9 +7,10 @@ Two folders with the same model: ``tiny-llama`` (fp16) and ``tiny-llama-gptq`` (
 the first holds the dequantised weights of the second, so that both say the same. The weights are
 random from a fixed seed, the tokenizer is trained on the LICENSE file.
 
-Random weights alone would never stop and would utter broken characters. So one channel of the
-hidden state is a constant, and the output layer reads it as a bias: towards ending a turn, away
-from special tokens and from pieces of characters.
+Random weights alone would never stop and would utter broken characters. So two channels of the
+hidden state are set apart, and the output layer reads them as biases. One is a constant: away from
+special tokens and from pieces of characters. The other leads to the end of a turn, except after a
+line break, which is what a turn begins with: an answer is never empty.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, INNER = 2, 256, 4, 2, 64, 512
 VOCABULARY = 2048
 CONTEXT = 8192
 
-# Spread of the output values and the lift of the end of a turn: an answer, greedy or at
-# temperature 1, ends after some dozens of tokens.
+# Spread of the output values and the lift of the end of a turn, before the last norm divides both:
+# an answer ends after some dozens of tokens.
 SPREAD = 2.0
-END_LIFT = 6.4
+END_LIFT = 3.0
 NEVER = -30.0
 
 BEGIN, END, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
@@ -82,11 +83,11 @@ def output_bias(tokenizer: Tokenizer) -> NDArray[np.float32]:
         text = tokenizer.decode([token], skip_special_tokens=False)
         if text in SPECIAL or not text.replace("\n", " ").isprintable() or "\ufffd" in text:
             bias[token] = NEVER
-    bias[tokenizer.token_to_id(TURN_END)] = END_LIFT
+    bias[tokenizer.token_to_id(TURN_END)] = 0.0
     return bias
 
 
-def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
+def random_weights(tokenizer: Tokenizer) -> tuple[Tensors, Tensors]:
     """Give what stays fp16 (embeddings, norms, output), and the layers that get quantised."""
     random = np.random.default_rng(SEED)
 
@@ -95,13 +96,16 @@ def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
         values *= np.float32(spread)
         return values
 
-    # Channel 0 carries the constant. It is as large as the others together, so after the norm it
-    # is close to sqrt(HIDDEN / 2) whatever the text.
+    # Channel 0 is the constant, channel 1 leads to the end. Both are much larger than the others,
+    # so that after the norm they hardly depend on the text.
+    large = np.sqrt(HIDDEN)
     embedding = normal(VOCABULARY, HIDDEN, spread=1.0)
-    embedding[:, 0] = np.sqrt(HIDDEN)
-    constant = np.sqrt(HIDDEN / 2)
-    output = normal(VOCABULARY, HIDDEN, spread=SPREAD / constant)
-    output[:, 0] = bias / constant
+    embedding[:, 0] = embedding[:, 1] = large
+    embedding[tokenizer.encode("\n").ids, 1] = -large
+    output = normal(VOCABULARY, HIDDEN, spread=SPREAD / large)
+    output[:, 0] = output_bias(tokenizer) / large
+    output[:, 1] = 0.0
+    output[tokenizer.token_to_id(TURN_END), 1] = END_LIFT / large
     plain: Tensors = {
         "model.embed_tokens.weight": embedding.astype(np.float16),
         "model.norm.weight": np.ones(HIDDEN, dtype=np.float16),
@@ -117,9 +121,9 @@ def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
         "mlp.up_proj": (INNER, HIDDEN),
         "mlp.down_proj": (HIDDEN, INNER),
     }
-    # Keep the constant out of the layers: kernels with 8-bit activations would lose the rest to it.
+    # Keep them out of the layers: kernels with 8-bit activations would lose the rest beside them.
     norm = np.ones(HIDDEN, dtype=np.float16)
-    norm[0] = 0.05
+    norm[:2] = 0.05
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
         plain[f"{prefix}.input_layernorm.weight"] = norm
@@ -127,7 +131,7 @@ def random_weights(bias: NDArray[np.float32]) -> tuple[Tensors, Tensors]:
         for name, shape in shapes.items():
             weight = normal(*shape, spread=1.0 / np.sqrt(shape[1]))
             if name in {"self_attn.o_proj", "mlp.down_proj"}:
-                weight[0] = 1e-4  # leaves the constant alone; not nought, which has no scale
+                weight[:2] = 1e-4  # leaves both alone; not nought, which has no scale
             linear[f"{prefix}.{name}"] = weight
     return plain, linear
 
@@ -211,7 +215,7 @@ def make() -> Path:
         say("Making the tiny model, as fp16 and as GPTQ INT4")
         half_made = scratch / "models"
         tokenizer = train_tokenizer(TEXT.read_text(encoding="utf-8"))
-        plain, linear = random_weights(output_bias(tokenizer))
+        plain, linear = random_weights(tokenizer)
         packed, halved = dict(plain), dict(plain)
         for name, weight in linear.items():
             tensors = gptq.quantise(weight)

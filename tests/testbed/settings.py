@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparerig"
+CACHE = Path.home() / ".cache" / "sparerig"
 
 # Everything made in the engine carries this label: that is how `down` finds every trace.
 LABEL = "org.sparerig.testbed"

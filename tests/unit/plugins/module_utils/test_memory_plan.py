@@ -211,6 +211,45 @@ def test_a_sliding_layer_keeps_its_window_and_two_batches() -> None:
     assert gemma.blocks_per_chat(160) == 10 + 6 * (10 + 1)
 
 
+TINY = {
+    **LLAMA,
+    "hidden_size": 128,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({}, 524_288),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 1024}, 1_342_177),
+        (
+            {
+                "architectures": ["Gemma2ForCausalLM"],
+                "num_hidden_layers": 6,
+                "sliding_window": 1024,
+            },
+            1_005_314,
+        ),
+        (
+            {
+                "architectures": ["Gemma3ForCausalLM"],
+                "num_hidden_layers": 34,
+                "sliding_window": 512,
+            },
+            282_537,
+        ),
+    ],
+)
+def test_tokens_to_the_last_one_as_vllm_counts_them(changes: dict[str, t.Any], tokens: int) -> None:
+    # measured: vLLM 0.32.0, CPU backend (blocks of 128 tokens, one batch under way), 1 GiB
+    layout = KvLayout.of(parse({**TINY, **changes}), Use(), block_tokens=128, batches=1)
+    assert layout.tokens(GIB // layout.block_bytes, 8192) == tokens
+
+
 def test_a_window_remembers_itself_and_what_is_under_way() -> None:
     # 1025 - 1 tokens back and two batches of 512: 2048 tokens, 128 blocks and one begun
     one_more = dataclasses.replace(llama(), window=1025, sliding_layers=32)

@@ -237,6 +237,18 @@ def test_a_failure_has_a_name_and_a_mend(log: str, identifier: str, mend: str) -
     assert "{" not in found.cause + found.mend
 
 
+def test_whole_logs_of_failed_starts(fixtures: Path) -> None:
+    logs = sorted((fixtures / "vllm_log").glob("*.log"))
+    found = {log.stem: explain(log.read_text()) for log in logs}
+    assert {name: explanation and explanation.id for name, explanation in found.items()} == {
+        log.stem: log.stem for log in logs
+    }
+    assert len(logs) >= 5
+    small = found["shared-memory-too-small"]
+    assert small is not None
+    assert small.cause == "vLLM needs 160 MiB in /dev/shm, there are 64 MiB."
+
+
 @pytest.mark.parametrize("log", ["", "INFO nothing of note\n", LOADED])
 def test_a_good_log_is_not_explained(log: str) -> None:
     assert explain(log) is None
