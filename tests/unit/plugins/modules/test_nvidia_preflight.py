@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_archive as archive
+from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_host as reader
 from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
     AptSource,
     Foreign,
@@ -74,7 +76,7 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
         monkeypatch.setattr(nvidia_preflight, "look", lambda *_: seen)
-        monkeypatch.setattr(nvidia_preflight.reader, "apt_lock_holder", lambda _: "")
+        monkeypatch.setattr(reader, "apt_lock_holder", lambda _: "")
         return run_module(nvidia_preflight, **options)
 
     return run
@@ -172,7 +174,7 @@ FAILURES: list[tuple[str, Seen, dict[str, t.Any], list[str]]] = [
     ),
     (
         "held-package",
-        but(BARE, packages=BARE.packages | OTHER_BRANCH),
+        but(BARE, packages={**BARE.packages, **OTHER_BRANCH}),
         {},
         ["sudo apt-mark unhold nvidia-headless-no-dkms-535-server"],
     ),
@@ -185,7 +187,7 @@ FAILURES: list[tuple[str, Seen, dict[str, t.Any], list[str]]] = [
     ("system-unsupported", but(BARE, system="debian 12"), {}, ["nvidia_driver_state: unmanaged"]),
     (
         "kernel-without-module",
-        but(RUNNING, packages=RUNNING.packages | packages("linux-image-6.8.0-150-generic")),
+        but(RUNNING, packages={**RUNNING.packages, **packages("linux-image-6.8.0-150-generic")}),
         {"running": True},
         ["Kernel 6.8.0-150-generic boots next and its package"],
     ),
@@ -256,7 +258,7 @@ def test_before_an_installation_it_is_a_reason_to_reboot(
 
 def test_a_kernel_without_its_module_gets_it_before_it_boots(ask: RunModule) -> None:
     newer = "6.8.0-150-generic"
-    answer = ask(but(RUNNING, packages=RUNNING.packages | packages(f"linux-image-{newer}")))
+    answer = ask(but(RUNNING, packages={**RUNNING.packages, **packages(f"linux-image-{newer}")}))
     assert answer["plan"]["install"] == [modules(newer)]
     assert answer["kernel"] == {"running": KERNEL, "boots": newer}
 
@@ -295,7 +297,7 @@ def test_an_interrupted_installation_is_not_settled(ask: RunModule) -> None:
 
 
 def test_another_branch_is_removed_with_the_holds_that_are_ours(ask: RunModule) -> None:
-    answer = ask(but(RUNNING, packages=RUNNING.packages | OTHER_BRANCH))
+    answer = ask(but(RUNNING, packages={**RUNNING.packages, **OTHER_BRANCH}))
     assert not answer.get("failed")
     assert answer["plan"]["purge"] == ["nvidia-headless-no-dkms-535-server"]
     assert answer["plan"]["unhold"] == ["nvidia-headless-no-dkms-535-server"]
@@ -303,7 +305,7 @@ def test_another_branch_is_removed_with_the_holds_that_are_ours(ask: RunModule) 
 
 def test_removal(ask: RunModule) -> None:
     kernel = "linux-image-generic-hwe-22.04"
-    seen = but(RUNNING, packages=RUNNING.packages | packages(kernel, held=True), cards=[])
+    seen = but(RUNNING, packages={**RUNNING.packages, **packages(kernel, held=True)}, cards=[])
     answer = ask(seen, state="absent")
     assert not answer.get("failed")
     assert answer["plan"]["purge"] == sorted([*USERLAND, META, modules(KERNEL)])
@@ -328,15 +330,15 @@ def test_apt_is_waited_for_and_its_holder_named(
     run_module: RunModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvidia_preflight, "look", lambda *_: BARE)
-    monkeypatch.setattr(nvidia_preflight.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(nvidia_preflight, "Archive", lambda _: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(nvidia_preflight.reader, "apt_lock_holder", lambda _: next(holders))
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda _: next(holders))
     answer = run_module(nvidia_preflight, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(nvidia_preflight.reader, "apt_lock_holder", lambda _: "dpkg (process 8)")
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda _: "dpkg (process 8)")
     answer = run_module(nvidia_preflight, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]
@@ -445,7 +447,7 @@ def test_apts_own_complaint_is_passed_on(shop: RunModule, monkeypatch: pytest.Mo
 
 def test_an_upgrade_brings_driver_and_kernel_at_once(shop: RunModule) -> None:
     image = "linux-image-generic-hwe-22.04"
-    seen = but(RUNNING, packages=RUNNING.packages | packages(image, held=True))
+    seen = but(RUNNING, packages={**RUNNING.packages, **packages(image, held=True)})
     answer = shop(Shop(), seen, upgrade=True)
     assert answer["plan"]["install"] == [*USERLAND, META, image]
     assert not answer["plan"]["settled"]
