@@ -13,6 +13,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import testinfra
+from testbed.settings import CACHE
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +74,12 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(host: Host) -> Rig:
-    """Return the host under test."""
-    return Rig(host)
+    """Return the host under test, by the SSH settings of the test bed.
+
+    testinfra reads Ansible's inventory, but not the variables in it that refer to others.
+    """
+    name = host.backend.get_hostname()
+    return Rig(testinfra.get_host(f"ssh://{name}", ssh_config=str(CACHE / "ssh_config")))
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +96,7 @@ def play() -> Callable[..., subprocess.CompletedProcess[str]]:
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
                 "ANSIBLE_NOCOLOR": "1",
             },
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,

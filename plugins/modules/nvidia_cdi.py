@@ -1,0 +1,216 @@
+#!/usr/bin/python
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keep the description right by which Docker hands NVIDIA cards to containers."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nvidia_cdi
+short_description: Keep the description right by which Docker hands NVIDIA cards to containers
+version_added: 1.0.0
+author: [The sparerig maintainers (@sparerig)]
+description:
+  - Writes the CDI specification of the host's NVIDIA cards if there is none, if it is of another driver than the installed one,
+    or if it names files that are gone.
+  - Switches the toolkit's own unit on, which renews the specification at every boot and after every change of the driver.
+  - On request, starts a container to see whether it finds the card.
+extends_documentation_fragment: [sparerig.llm.attributes]
+attributes:
+  check_mode:
+    support: full
+    details: In check mode no container is started.
+  diff_mode:
+    support: none
+    details: The specification is some hundred lines that no one wrote.
+  idempotent:
+    support: full
+options:
+  test_image:
+    description: An image in which C(nvidia-smi -L) has to list a card; empty to start no container.
+    type: str
+    default: ""
+  timeout:
+    description: How long the container may take, in seconds.
+    type: int
+    default: 120
+  sysroot:
+    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
+    type: path
+    default: /
+"""
+
+EXAMPLES = r"""
+- name: Describe the cards to Docker, and see whether a container finds them
+  sparerig.llm.nvidia_cdi:
+    test_image: docker.io/vllm/vllm-openai:v0.33.0
+"""
+
+RETURN = r"""
+checks:
+  description: Everything looked at, in order, also when the module fails.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What was looked at.
+      type: str
+    status:
+      description: One of V(pass), V(fail), V(unknown) and V(skipped).
+      type: str
+    expected:
+      description: What would be right.
+      type: str
+    seen:
+      description: What is there.
+      type: str
+    failure:
+      description: Name of the known failure, which has a page under C(docs/failures); empty where there is none.
+      type: str
+    cause:
+      description: Why it is not right.
+      type: str
+    mend:
+      description: What to do about it.
+      type: str
+written_because:
+  description: Why the specification was written anew; empty when it was not.
+  returned: always
+  type: str
+docker_reads_cdi:
+  description: Whether Docker takes CDI devices; null when it does not answer.
+  returned: always
+  type: bool
+"""
+
+import dataclasses
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._cdi import (
+    EVERY_CARD,
+    docker_reads_cdi,
+    judge_container,
+    judge_devices,
+    judge_docker,
+    read_specification,
+    staleness,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._local import (
+    Answer,
+    CommandTimedOutError,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+    SysrootHost,
+    read_loaded,
+)
+
+UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
+
+
+class Toolkit:
+    """The toolkit on this host."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.host = SysrootHost(module.params["sysroot"])
+
+    def call(self, *argv: str, timeout: float = 60.0) -> Answer | None:
+        """Run a program; None when there is no such program."""
+        try:
+            return self.host.run(argv, timeout=timeout)
+        except CommandTimedOutError as error:
+            self.module.fail_json(msg=f"{error}.")
+
+    def stale(self) -> str:
+        """Say why the specification has to be written anew; empty when it need not."""
+        specification = read_specification(self.host)
+        files = specification.files if specification else ()
+        there = [file for file in files if os.path.lexists(file)]
+        return staleness(specification, read_loaded(self.host).library, there)
+
+    def switched_off(self) -> list[str]:
+        """List those of the toolkit's units that do not start by themselves."""
+        answer = self.call("systemctl", "is-enabled", *UNITS)
+        states = answer.stdout.split() if answer else []
+        return [
+            unit for number, unit in enumerate(UNITS) if states[number : number + 1] != ["enabled"]
+        ]
+
+    def must(self, *argv: str) -> None:
+        """Run a program that has to succeed."""
+        answer = self.call(*argv)
+        if answer is None or not answer.ok:
+            said = answer.stderr.strip() if answer else "there is no such program"
+            self.module.fail_json(
+                msg=f"'{' '.join(argv)}' failed: {said} 'journalctl -u {UNITS[1]}' says more."
+                " Is nvidia-container-toolkit 1.18 or newer installed?"
+            )
+
+    def checks(self, stale: str) -> list[Check]:
+        """Look at what came of it: the specification, its devices, Docker, a container."""
+        expected = "a CDI specification for the installed driver"
+        known = FAILURES["container-toolkit-missing"]
+        found = [
+            Check("specification", "fail", expected, stale, known.id, known.cause, known.mend)
+            if stale
+            else Check("specification", "pass", expected, "it is there")
+        ]
+        listed = self.call("nvidia-ctk", "cdi", "list")
+        found.append(judge_devices(listed.stdout if listed else ""))
+        info = self.call("docker", "info", "--format", "{{json .}}")
+        found.append(judge_docker(docker_reads_cdi(info)))
+        return found
+
+    def try_container(self) -> Check:
+        """Ask a container with all cards which ones it finds."""
+        image = self.module.params["test_image"]
+        answer = self.call(
+            "docker", "run", "--rm", "--network=none", f"--device={EVERY_CARD}",
+            "--entrypoint=nvidia-smi", image, "-L",
+            timeout=self.module.params["timeout"],
+        )  # fmt: skip
+        return judge_container(image, answer or Answer(127, "", "there is no program docker"))
+
+
+def main() -> None:
+    """Write the specification if it has to be, then look whether it does."""
+    module = AnsibleModule(
+        argument_spec={
+            "test_image": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 120},
+            "sysroot": {"type": "path", "default": "/"},
+        },
+        supports_check_mode=True,
+    )
+    toolkit = Toolkit(module)
+    off, stale = toolkit.switched_off(), toolkit.stale()
+    result: dict[str, t.Any] = {"changed": bool(off or stale), "written_because": stale}
+    if module.check_mode:
+        module.exit_json(checks=[], docker_reads_cdi=None, **result)
+    if off:
+        toolkit.must("systemctl", "enable", "--now", *UNITS)
+    if stale:
+        toolkit.must("systemctl", "restart", UNITS[1])
+    checks = toolkit.checks(toolkit.stale() if stale else "")
+    docker = {"pass": True, "fail": False}.get(checks[-1].status)
+    # Docker that does not read CDI yet is for the caller to switch over, and no failure here.
+    if module.params["test_image"] and docker is not False:
+        checks.append(toolkit.try_container())
+    result |= {
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "docker_reads_cdi": docker,
+    }
+    wrong = [c for c in checks if c.status == "fail" and c.name != "docker"]
+    if wrong:
+        module.fail_json(msg=" ".join(f"{c.cause} {c.mend}" for c in wrong), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Load the NVIDIA kernel module, and explain why the kernel refuses it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nvidia_module
+short_description: Load the NVIDIA kernel module, and explain why the kernel refuses it
+version_added: 1.0.0
+author: [The sparerig maintainers (@sparerig)]
+description:
+  - Loads the NVIDIA kernel module into the running kernel.
+  - Where the kernel refuses it, says whether the signature, the kernel or the card is the cause, and what mends it.
+extends_documentation_fragment: [sparerig.llm.attributes]
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: What a kernel has loaded is not a text.
+  idempotent:
+    support: full
+options:
+  sysroot:
+    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
+    type: path
+    default: /
+seealso:
+  - module: sparerig.llm.nvidia_preflight
+"""
+
+EXAMPLES = r"""
+- name: Load the NVIDIA kernel module
+  sparerig.llm.nvidia_module:
+"""
+
+RETURN = r"""
+version:
+  description: Version of the loaded module; empty when it is not loaded.
+  returned: always
+  type: str
+  sample: 580.178.04
+signer:
+  description: Who signed the module that modprobe would load; empty when it is not signed, or there is none.
+  returned: always
+  type: str
+  sample: Canonical Ltd. Kernel Module Signing
+failure:
+  description: Name of the known failure, which has a page under C(docs/failures).
+  returned: when the kernel refuses the module for a known reason
+  type: str
+  sample: module-key-rejected
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import (
+    explain,
+    page,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+    SysrootHost,
+    read_loaded,
+    read_running_kernel,
+)
+
+
+def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
+    """Say in plain words why modprobe failed, and which known failure that is (empty: none)."""
+    if "No such device" in complaint:
+        cause = (
+            "The kernel accepted the NVIDIA module, and the module found no card that it can drive."
+            " The card is missing, handed to a virtual machine, or not known to this driver;"
+            " 'sudo dmesg | grep -i nvrm' names the reason."
+        )
+        return cause, "gpu-missing"
+    known = explain(complaint)
+    if known is None:
+        return f"Kernel {kernel} does not load the NVIDIA module: {complaint}", ""
+    cause = known.cause
+    if known.id == "module-key-rejected":
+        signed = f"signed by {signer}" if signer else "not signed"
+        cause = f"It enforces signatures, and refuses the NVIDIA module, which is {signed}."
+    return f"Kernel {kernel}: {cause} {known.mend}", known.id
+
+
+def main() -> None:
+    """Load the module, unless it is loaded."""
+    module = AnsibleModule(
+        argument_spec={"sysroot": {"type": "path", "default": "/"}}, supports_check_mode=True
+    )
+    host = SysrootHost(module.params["sysroot"])
+    kernel = read_running_kernel(host)
+    _rc, signer, _err = module.run_command(["modinfo", "-k", kernel, "-F", "signer", "nvidia"])
+    result: dict[str, t.Any] = {"signer": signer.strip(), "version": read_loaded(host).nvidia}
+    if result["version"]:
+        module.exit_json(changed=False, **result)
+    if module.check_mode:
+        module.exit_json(changed=True, **result)
+    status, out, err = module.run_command(["modprobe", "nvidia"])
+    if status:
+        cause, failure = cause_of((out + err).strip(), kernel, result["signer"])
+        see = f" ({page(failure)})" if failure else ""
+        module.fail_json(
+            msg=f"{cause}{see}", failure=failure, rc=status, stdout=out, stderr=err, **result
+        )
+    result["version"] = read_loaded(host).nvidia
+    module.exit_json(changed=True, **result)
+
+
+if __name__ == "__main__":
+    main()

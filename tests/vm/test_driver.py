@@ -1,0 +1,78 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The driver role on a PC with a real kernel that enforces signatures. The tests go in order."""
+
+from __future__ import annotations
+
+import typing as t
+
+if t.TYPE_CHECKING:
+    from vm.conftest import Pc
+
+NO_CARD = "the module found no card that it can drive"
+
+
+def test_the_pc_starts_as_one_with_nouveau_and_an_older_kernel(pc: Pc) -> None:
+    assert "nouveau" in pc.run("lsmod")
+    assert pc.run("cat /proc/cmdline").endswith("module.sig_enforce=1")
+    assert len(pc.machine.booted) == 1
+
+
+def test_without_leave_to_reboot_the_play_stops_and_says_why(pc: Pc) -> None:
+    done = pc.play("driver.yml", "-e", "nvidia_driver_reboot=never")
+    assert done.returncode != 0
+    assert "vm needs a reboot: nouveau drives the card" in done.stdout
+    assert "nvidia_driver_reboot is 'never'" in done.stdout
+    assert len(pc.machine.booted) == 1
+
+
+def test_the_play_reboots_once_and_goes_on(pc: Pc) -> None:
+    done = pc.play("driver.yml")
+    # As far as a PC without a card can come: the kernel took the module, the module saw no card.
+    assert NO_CARD in done.stdout, done.stdout[-4000:]
+    assert len(pc.machine.booted) == 2, pc.machine.booted
+
+
+def test_the_new_kernel_came_with_its_module(pc: Pc) -> None:
+    before, after = pc.machine.booted
+    assert before != after
+    assert pc.run("uname -r") == after
+    assert pc.run("modinfo -F signer nvidia") == "Canonical Ltd. Kernel Module Signing"
+
+
+def test_nouveau_stays_out(pc: Pc) -> None:
+    assert "nouveau" not in pc.run("lsmod")
+    assert "nouveau.ko" not in pc.run("lsinitramfs /boot/initrd.img-$(uname -r)")
+
+
+def test_the_kernel_accepts_the_signed_module(pc: Pc) -> None:
+    answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
+    assert answer["failed"]
+    assert "No such device" in answer["stderr"]
+    assert answer["failure"] == "gpu-missing"
+    assert "NVRM: No NVIDIA GPU found." in pc.run("dmesg")
+
+
+def test_the_kernel_refuses_an_unsigned_module_and_it_is_explained(pc: Pc) -> None:
+    pc.run(
+        "file=$(modinfo -F filename nvidia); cp $file /root/signed.ko;"
+        " strip --strip-debug $file 2>/dev/null || python3 -c '"
+        'import sys; path = sys.argv[1]; data = open(path, "rb").read();'
+        ' size = int.from_bytes(data[-32:-28], "big");'
+        ' open(path, "wb").write(data[:-40 - size])'
+        "' $file"
+    )
+    answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
+    assert answer["failed"]
+    assert "Key was rejected by service" in answer["stderr"]
+    assert answer["failure"] == "module-key-rejected"
+    assert "which is not signed" in answer["msg"]
+    assert "sudo mokutil --import" in answer["msg"]
+    pc.run("mv /root/signed.ko $(modinfo -F filename nvidia)")
+
+
+def test_driver_and_kernel_are_held(pc: Pc) -> None:
+    held = pc.run("apt-mark showhold").split()
+    assert "nvidia-headless-no-dkms-580-server-open" in held
+    assert "linux-modules-nvidia-580-server-open-generic-hwe-22.04" in held
