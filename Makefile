@@ -77,8 +77,8 @@ integration: .venv ## Run the modules against stand-ins on this machine
 	tests/run_ansible_test.sh integration
 
 .PHONY: molecule
-molecule: .venv ## Run the scenarios on genuine hosts
-	$(BIN)/molecule -c .config/molecule/config.yml test --all
+molecule: .venv ## Run the whole road on a genuine host
+	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
 
 .PHONY: test
 test: lint types unit sanity integration molecule ## Everything that has to pass
