@@ -76,8 +76,16 @@ sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
 integration: .venv ## Run the modules against stand-ins on this machine
 	tests/run_ansible_test.sh integration
 
+.PHONY: chromium
+chromium: # the browser that the tests drive
+	@command -v chromium >/dev/null || { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -qq -y chromium; }
+
+.PHONY: browser
+browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-documents.md)
+	$(BIN)/pytest --quiet tests/browser
+
 .PHONY: molecule
-molecule: .venv ## Run the whole road on a genuine host
+molecule: .venv chromium ## Run the whole road on a genuine host
 	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
 
 .PHONY: test
