@@ -54,6 +54,11 @@ lint: .venv ## Check style and documents
 	$(BIN)/ansible-lint --offline
 	$(BIN)/antsibull-changelog lint
 	shellcheck $$(git ls-files '*.sh') .ci/run
+	$(BIN)/python tests/write_docs.py --check
+
+.PHONY: docs
+docs: .venv ## Write the pages that are made from the sources
+	$(BIN)/python tests/write_docs.py
 
 .PHONY: types
 types: .venv ## Check the types
@@ -71,9 +76,17 @@ sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
 integration: .venv ## Run the modules against stand-ins on this machine
 	tests/run_ansible_test.sh integration
 
+.PHONY: chromium
+chromium: # the browser that the tests drive
+	@command -v chromium >/dev/null || { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -qq -y chromium; }
+
+.PHONY: browser
+browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-documents.md)
+	$(BIN)/pytest --quiet tests/browser
+
 .PHONY: molecule
-molecule: .venv ## Run the scenarios on genuine hosts
-	$(BIN)/molecule -c .config/molecule/config.yml test --all
+molecule: .venv chromium ## Run the whole road on a genuine host
+	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
 
 .PHONY: test
 test: lint types unit sanity integration molecule ## Everything that has to pass

@@ -65,7 +65,8 @@ class Rig:
         """Wait for a unit to be ready, with another container; show its journal if it is not."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.show(unit, "ActiveState") == "active" and self.container(unit) != but_not:
+            container = self.container(unit)
+            if container not in {"", but_not} and self.show(unit, "ActiveState") == "active":
                 return
             time.sleep(1)
         pytest.fail(f"{unit} was not active after {seconds} s:\n{self.journal(unit)[-4000:]}")

@@ -184,9 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self, path: str) -> None:
         raise NotImplementedError
 
-    def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
+    def answer(
+        self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -154,6 +154,14 @@ class Spec:
         return [SUPERVISOR, self.config_file, self.env_file, self.secrets_file, self.unit_file]
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a unit, a container and files at once."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise OptionError(
+            f"name has the value {name!r}: use letters, digits, dots, hyphens and underscores"
+        )
+
+
 def check_env(option: str, values: dict[str, str]) -> None:
     """Refuse what an env file cannot hold: it has one line a variable and no quoting."""
     for name, value in values.items():
@@ -192,7 +200,8 @@ def render_unit(spec: Spec) -> str:
     """Return the unit's text. It names files only: no setting and no secret stands in it."""
     return UNIT.format(
         name=spec.name,
-        description=spec.description,
+        # A line break would end the setting, and systemd replaces what stands after a %.
+        description=" ".join(spec.description.split()).replace("%", "%%"),
         config=spec.config_file,
         supervisor=SUPERVISOR,
         after="".join(f" {unit}" for unit in spec.after),

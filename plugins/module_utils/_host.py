@@ -18,6 +18,7 @@ from pathlib import Path
 from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
 
 GIB = 1024**3
+IN_USE = "is in use by another program"
 
 SUPPORTED = ("ubuntu 22.04", "ubuntu 24.04", "debian 12")
 
@@ -81,7 +82,7 @@ def bind_problem(address: str, port: int) -> str | None:
             sock.bind((address, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return "is in use by another program"
+                return IN_USE
             if error.errno == errno.EADDRNOTAVAIL:
                 return "cannot be had, as this host has no such address"
             return f"cannot be had: {error.strerror}"
@@ -91,11 +92,11 @@ def bind_problem(address: str, port: int) -> str | None:
 def check_port(address: str, port: int, config_file: str) -> Check:
     """Tell whether the port is free, or ours already."""
     name = f"port {port}"
-    if port in published_by_unit(config_file):
-        return Check(name, "pass", "free or ours", "ours already")
     problem = bind_problem(address, port)
     if problem is None:
         return Check(name, "pass", "free or ours", "free")
+    if problem == IN_USE and port in published_by_unit(config_file):
+        return Check(name, "pass", "free or ours", "ours already")
     return Check(
         name,
         "fail",

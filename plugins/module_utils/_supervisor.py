@@ -309,9 +309,10 @@ class Supervisor:
             signal.signal(number, self.stop)
         contents = (Path(path).read_bytes() for path in config.files)
         Path(config.fingerprint_file).write_text(fingerprint(contents), encoding="utf-8")
-        if not self.make_container() or self.asked_to_stop:
+        made = self.make_container()
+        if not made or self.over.is_set():
             self.remove_container()
-            return 0 if self.asked_to_stop else 1
+            return 0 if made else 1
         with subprocess.Popen(
             config.run,
             stdin=subprocess.DEVNULL,

@@ -222,6 +222,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
     Port,
     Spec,
     check_env,
+    check_name,
     parse_env,
     render_config,
     render_env,
@@ -529,6 +530,7 @@ def main() -> None:
     try:
         env = {name: as_env(value) for name, value in given["env"].items()}
         secrets = {name: as_env(value) for name, value in given["secrets"].items()}
+        check_name(given["name"])
         check_env("env", env)
         check_env("secrets", secrets)
         spec = Spec(
@@ -539,7 +541,7 @@ def main() -> None:
             command=given["command"],
             env=env,
             volumes=given["volumes"],
-            networks=[Network(**network) for network in given["networks"]],
+            networks=[as_network(**network) for network in given["networks"]],
             published_ports=[Port.parse(text) for text in given["published_ports"]],
             devices=given["devices"],
             run_options=given["run_options"],
@@ -566,6 +568,11 @@ def as_env(value: t.Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_network(name: str, *, internal: bool, driver_opts: dict[str, t.Any]) -> Network:
+    """Return a network, with its options as Docker expects them."""
+    return Network(name, internal, {key: as_env(value) for key, value in driver_opts.items()})
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ def main() -> None:
         for name, value in module.params["secrets"].items()
     ]
     result: dict[str, t.Any] = {
+        "changed": False,
         "checks": [dataclasses.asdict(check) for check in checks],
         "docker": kind,
     }

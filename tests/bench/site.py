@@ -97,7 +97,7 @@ def main() -> None:
         facts_only.write_text(FACTS)
         say("first run of site.yml", playbook(place, PROJECT / "site.yml"))
         later, facts = [], []
-        for _ in range(ROUNDS):
+        for _round in range(ROUNDS):
             facts.append(playbook(place, facts_only))
             later.append(playbook(place, PROJECT / "site.yml"))
     say("a later run of site.yml", sorted(later)[ROUNDS // 2])

@@ -89,7 +89,7 @@ def root_image(client: DockerClient, release: Release) -> str:
         if has_image(client, name):
             return name
         archive = bootstrap(release, scratch)
-        repository, _, tag = name.rpartition(":")
+        repository, _colon, tag = name.rpartition(":")
         with archive.open("rb") as tar:
             client.api.import_image_from_stream(
                 iter(functools.partial(tar.read, CHUNK), b""),

@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 if t.TYPE_CHECKING:
@@ -19,7 +20,7 @@ if t.TYPE_CHECKING:
 
 @pytest.fixture
 def run_module(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, t.Any]]:
     """Call ``run_module(module, check=False, diff=False, **options)``; get the JSON it answers."""
 
@@ -31,11 +32,14 @@ def run_module(
             "_ansible_diff": diff,
             "_ansible_remote_tmp": str(tmp_path),
         }
+        # Where controller code is loaded too, as in these tests, Ansible shows warnings by itself.
+        warnings: list[str] = []
+        monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: warnings.append(text))
         with patch_module_args(options), pytest.raises(SystemExit):
             module.main()
         answer = json.loads(capsys.readouterr().out)
         assert isinstance(answer, dict)
-        return answer
+        return answer | ({"warnings": warnings} if warnings else {})
 
     return run
 

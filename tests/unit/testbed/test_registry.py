@@ -53,7 +53,7 @@ def test_layers_are_compressed_once(
 ) -> None:
     stored: list[bytes] = []
 
-    def ask(_: Registry, method: str, _path: str, body: t.Any = b"", **_headers: str) -> object:
+    def ask(_self: Registry, method: str, _path: str, body: t.Any = b"", **_headers: str) -> object:
         if method == "PUT":
             stored.append(body.read())
         return SimpleNamespace(status=202, headers={"Location": "http://127.0.0.1:5000/v2/upload"})

@@ -28,12 +28,13 @@ STREAM = (
     ": a comment\r\n\r\n"
     "data: one\r\n\r\n"
     "event: message\nid: 7\ndata: two\ndata: lines\n\n"
+    "data: more\r\ndata: lines\r\n\r\n"
     "data:three\r\r"
     "data: häßlich\n\n"
     "\n"
     "data: not ended"
 )
-EVENTS = ["one", "two\nlines", "three", "häßlich"]
+EVENTS = ["one", "two\nlines", "more\nlines", "three", "häßlich"]
 ROLE = {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
 
 

@@ -28,7 +28,9 @@ if t.TYPE_CHECKING:
     Ask = Callable[..., dict[str, t.Any]]
 
 SERVER = misbehaving_server()
-SHORT = {"deadline": 1.5}  # for servers that would use up any
+# For servers that would use up any deadline, at once or after some good answers.
+SHORT = {"deadline": 1.5}
+LATER = {"deadline": 4}
 CONTAINER = "4f" * 32
 OTHER_CONTAINER = "5e" * 32
 QUERY = "nvidia-smi --query-gpu="
@@ -62,10 +64,8 @@ LOADED = {
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
     """Start a misbehaving server; the behaviour comes behind its address."""
-    server = SERVER.start()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with SERVER.running() as address:
+        yield address
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def failed(answer: dict[str, t.Any]) -> list[tuple[str, str]]:
 
 
 def seen(answer: dict[str, t.Any], name: str) -> str:
-    return next(check["seen"] for check in answer["checks"] if check["name"] == name)
+    return str(next(check["seen"] for check in answer["checks"] if check["name"] == name))
 
 
 # What is well
@@ -239,7 +239,7 @@ def test_completion_apis(ask: Ask, api: str) -> None:
         ("error", {}, "api_models", "api-status"),
         ("other-key", {}, "api_models", "api-key-rejected"),
         ("healthy", {"api_key": None}, "api_models", "api-key-missing"),
-        ("dripping-list", SHORT, "api_models", "api-stalled"),
+        ("dripping-list", LATER, "api_models", "api-stalled"),
         ("content-type", {}, "api_models", "api-content-type"),
         ("invalid-json", {}, "api_models", "api-invalid-json"),
         ("other-json", {}, "api_models", "api-unexpected-answer"),
@@ -263,10 +263,10 @@ def test_completion_apis(ask: Ask, api: str) -> None:
         ("stream-of-html", {}, "completion", "api-content-type"),
         ("speechless", {}, "completion", "completion-empty"),
         ("no-chat-template", {}, "completion", "chat-template-missing"),
-        ("hung", SHORT, "completion", "engine-hung"),
-        ("hung-silent", SHORT, "completion", "engine-hung"),
-        ("stalled", SHORT, "completion", "api-stalled"),
-        ("never-ending", SHORT, "completion", "api-stalled"),
+        ("hung", LATER, "completion", "engine-hung"),
+        ("hung-silent", LATER, "completion", "engine-hung"),
+        ("stalled", LATER, "completion", "api-stalled"),
+        ("never-ending", LATER, "completion", "api-stalled"),
         (
             "slow-tokens",
             {"max_ttft_ms": 1},
@@ -394,7 +394,7 @@ def test_report_for_people(ask: Ask) -> None:
 
 
 def test_unit_in_the_mending_command(ask: Ask) -> None:
-    assert "systemctl restart engine-2" in ask("hung", unit="engine-2", **SHORT)["msg"]
+    assert "systemctl restart engine-2" in ask("hung", unit="engine-2", **LATER)["msg"]
 
 
 # What is not: the page
@@ -465,7 +465,7 @@ def test_deadline_spent_before_anything_failed(ask: Ask) -> None:
 
 
 def test_deadline_spent_by_a_failure(ask: Ask, base: str) -> None:
-    answer = ask("hung", web_url=f"{base}/healthy", **SHORT)
+    answer = ask("hung", web_url=f"{base}/healthy", **LATER)
 
     assert failed(answer) == [("completion", "engine-hung")]
     assert statuses(answer)["web_page"] == "skipped"
@@ -724,12 +724,13 @@ def test_secrets_from_files(ask: Ask, base: str, host: FakeHost) -> None:
 
 
 def test_key_from_a_file_is_never_shown(ask: Ask, host: FakeHost) -> None:
-    host.files["/etc/vllm.env"] = "VLLM_API_KEY=Unauthorized\n"
+    """Ansible hides what stands in api_key; a file's content is for the module to hide."""
+    host.files["/etc/vllm.env"] = f"VLLM_API_KEY={SERVER.MODEL}\n"
 
-    answer = ask(api_key=None, api_key_file="/etc/vllm.env")
+    answer = ask("open", api_key=None, api_key_file="/etc/vllm.env")
 
-    assert failed(answer) == [("api_models", "api-key-rejected")]
-    assert "Unauthorized" not in str(answer)
+    assert "api_models" in statuses(answer)
+    assert SERVER.MODEL not in str(answer)
 
 
 @pytest.mark.parametrize(

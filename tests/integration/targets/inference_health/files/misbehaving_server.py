@@ -18,7 +18,11 @@ import struct
 import sys
 import threading
 import time
+import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+if t.TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 KEY = "stand-in-key"
 SESAME = "stand-in-password"  # what opens the page
@@ -77,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path in {"/v1/chat/completions", "/v1/completions"}:
             self.stream(path)
         else:
-            well = {
+            well: dict[str, Callable[[], object]] = {
                 "/health": lambda: self.text(""),
                 "/version": lambda: self.json({"version": "0.0.stand-in"}),
                 "/v1/models": lambda: self.models([{"id": MODEL, "max_model_len": CONTEXT}]),
@@ -128,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.json({"detail": "The email or password provided is incorrect."}, 400)
 
-    def stream(self, path: str, *ends: dict[str, object] | str) -> bool:
+    def stream(self, path: str, *ends: Mapping[str, object] | str) -> bool:
         """Stream a completion; what it ends with may be replaced."""
         self.head("text/event-stream; charset=utf-8")
         if "chat" in path:
@@ -142,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def ending(self, path: str, reason: str) -> dict[str, object]:
         """Return the piece that says why a completion ended."""
-        empty = {"delta": {}} if "chat" in path else {"text": ""}
+        empty: dict[str, object] = {"delta": {}} if "chat" in path else {"text": ""}
         return {"choices": [{"index": 0, "finish_reason": reason} | empty]}
 
     def token(self, path: str, token: str) -> None:
@@ -150,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         piece = {"delta": {"content": token}} if "chat" in path else {"text": token}
         self.event({"choices": [{"index": 0, "finish_reason": None} | piece]})
 
-    def event(self, data: dict[str, object] | str) -> None:
+    def event(self, data: Mapping[str, object] | str) -> None:
         """Stream one event."""
         text = data if isinstance(data, str) else json.dumps(data)
         self.wfile.write(f"data: {text}\n\n".encode())
@@ -445,6 +449,15 @@ class Handler(BaseHTTPRequestHandler):
         os.close(self.connection.detach())
         self.close_connection = True
         return True
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """Serve in this process for a while; yield the address."""
+    server = start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 def start() -> ThreadingHTTPServer:
