@@ -66,6 +66,7 @@ class Pc:
                 **os.environ,
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
                 "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_TIMEOUT": "120",  # an emulated PC takes its time
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,

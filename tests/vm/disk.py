@@ -78,6 +78,8 @@ def copy_of(disk: Path, target: Path) -> Path:
 def kernels(disk: Path) -> list[str]:
     """List the kernels on a disk that is not in use, the one that a boot loader starts last."""
     need("debugfs", "e2fsprogs", "look for the kernel on the virtual PC's disk")
+    # As the kernel does at a boot: what the journal holds was written, and is not in its place yet.
+    subprocess.run(["e2fsck", "-p", "-E", "journal_only", disk], check=False, capture_output=True)
     listing = _debugfs(disk, "ls -p /boot")
     names = [part for part in listing.replace("\n", "/").split("/") if part.startswith("vmlinuz-")]
     if not names:

@@ -93,8 +93,8 @@ class Machine:
         # Emulation works everywhere; a /dev/kvm that is there does not always.
         kvm = os.environ.get("VM_ACCEL") == "kvm"
         return [
-            "qemu-system-x86_64",
-            *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg,thread=multi")),
+            "nice", "qemu-system-x86_64",
+            *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg,thread=multi,tb-size=512")),
             "-smp", "2", "-m", "2048", "-nographic", "-no-reboot",
             "-kernel", str(kernel), "-initrd", str(initrd), "-append", COMMAND_LINE,
             "-drive", f"file={self.disk},if=virtio,format=raw,cache=unsafe",
