@@ -102,7 +102,7 @@ class HubServer:
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         """Stop, and let go of the ports."""
         self.stopped.set()
         for server in (self._hub, self._cdn):
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.hub = self.server.hub
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_unused: object) -> None:
         """Say nothing: what was asked is in ``requests``."""
 
     def do_HEAD(self) -> None:

@@ -104,7 +104,7 @@ def read_running_kernel(host: Host) -> str:
 def read_system(host: Host) -> str:
     """Name the system as /etc/os-release does: ubuntu 22.04."""
     pairs = (line.partition("=") for line in (host.read("/etc/os-release") or "").splitlines())
-    values = {key: value.strip("\"'") for key, _, value in pairs}
+    values = {key: value.strip("\"'") for key, _unused, value in pairs}
     return f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
 
 
@@ -288,7 +288,9 @@ def apt_lock_holder(host: Host) -> str:
         try:
             with Path(lock).open("rb") as file:
                 asked = struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)
-                kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked))
+                kind, *_unused, pid = struct.unpack(
+                    "hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked)
+                )
         except OSError:
             continue
         if kind != fcntl.F_UNLCK:

@@ -102,7 +102,7 @@ class Seen:
     @property
     def ubuntu(self) -> str:
         """The Ubuntu release; empty on another system or on one that is not supported."""
-        name, _, version = self.system.partition(" ")
+        name, _unused, version = self.system.partition(" ")
         return version if name == "ubuntu" and version in FIRST_SERIES else ""
 
 

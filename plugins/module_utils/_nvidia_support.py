@@ -134,7 +134,7 @@ def image_needs(image: str) -> ImageNeeds | None:
 def split_image(image: str) -> tuple[str, str]:
     """Split an image reference into name and tag, leaving out the digest."""
     name = image.split("@", maxsplit=1)[0]
-    head, _, tag = name.rpartition(":")
+    head, _unused, tag = name.rpartition(":")
     if not head or "/" in tag:  # registry.example:5000/vllm: that colon belongs to the port
         return name, ""
     return head, tag
@@ -297,7 +297,7 @@ def describe_card(address: str, pci_id: str, listed_names: Mapping[str, str]) ->
 
 def parse_pci_ids(text: str) -> dict[str, str]:
     """Find NVIDIA's devices in the file pci.ids: names by device id."""
-    _, found, rest = text.partition("\n10de  ")
+    _unused, found, rest = text.partition("\n10de  ")
     names: dict[str, str] = {}
     for line in rest.splitlines()[1:] if found else ():
         if line and not line.startswith(("\t", "#")):

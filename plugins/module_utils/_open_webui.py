@@ -199,7 +199,7 @@ class OpenWebUI:
         self,
         account: Account,
         *,
-        warn: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _unused: None,
         transport: Transport | None = None,
         sessions: SessionFile | None = None,
     ) -> None:

@@ -338,7 +338,7 @@ class _Sync:
     def _make_folders(self) -> dict[str, str]:
         folders: dict[str, str] = dict(self._plan["directory_map"])
         for path in self._plan["mkdir"]:
-            parent, _, name = path.rpartition("/")
+            parent, _unused, name = path.rpartition("/")
             form = {"name": name, "parent_id": folders[parent] if parent else None}
             folders[path] = self._client.post(f"{self._base}/dirs/create", form)["id"]
         return folders

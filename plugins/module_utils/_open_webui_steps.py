@@ -168,9 +168,11 @@ def grant_list(grants: Iterable[Grant]) -> list[dict[str, str]]:
 def describe_grants(grants: Iterable[Grant], group_names: Mapping[str, str]) -> str | list[str]:
     """Say in a diff who may see something."""
     grants = set(grants)
-    if any(kind in ("user", "anyone") and who == "*" for kind, who, _ in grants):
+    if any(kind in ("user", "anyone") and who == "*" for kind, who, _unused in grants):
         return "public"
-    return sorted(f"{kind} {group_names.get(who, who)}" for kind, who, _ in grants) or "private"
+    return (
+        sorted(f"{kind} {group_names.get(who, who)}" for kind, who, _unused in grants) or "private"
+    )
 
 
 def only_differences(

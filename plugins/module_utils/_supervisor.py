@@ -287,7 +287,7 @@ class Supervisor:
                 self.over.set()
             self.over.wait(probe.interval if ready else min(1, probe.interval))
 
-    def stop(self, *_: object) -> None:
+    def stop(self, *_unused: object) -> None:
         """End in order: what systemd's SIGTERM asks for."""
         self.asked_to_stop = True
         self.over.set()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -53,7 +52,7 @@ def stream(target: Target, question: dict[str, t.Any]) -> Chat:
         if response.status != 200:
             return Chat([], f"{response.status}: {response.read(300)!r}")
         words = (line for line in response if b'"content"' in line)
-        arrivals.extend(time.monotonic() - started for _ in words)
+        arrivals.extend(time.monotonic() - started for _unused in words)
     except OSError as error:
         return Chat(arrivals, str(error))
     finally:
@@ -70,7 +69,7 @@ def all_at_once(target: Target, question: dict[str, t.Any], count: int) -> list[
         gate.wait()
         chats.append(stream(target, question))
 
-    threads = [threading.Thread(target=one) for _ in range(count)]
+    threads = [threading.Thread(target=one) for _unused in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:

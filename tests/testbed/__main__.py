@@ -85,10 +85,14 @@ def parser() -> argparse.ArgumentParser:
     added = verb("up", "Make everything: engine, registry, images, model, demo host", up)
     added.add_argument("--page-port", type=int, help="port of the demo's page (default: 8080)")
     verb("down", "Remove every trace, except a Docker engine", down)
-    verb("engine", "See to a Docker engine that answers", lambda _: say_engine())
+    verb("engine", "See to a Docker engine that answers", lambda _unused: say_engine())
     verb("images", "Put the vLLM and Open WebUI images into the registry", make_images)
-    verb("model", "Make the tiny model and print its folder", lambda _: answer(str(model.make())))
-    verb("lock", "Renew the lock files of the images", lambda _: locks.renew(engine.ensure()))
+    verb(
+        "model",
+        "Make the tiny model and print its folder",
+        lambda _unused: answer(str(model.make())),
+    )
+    verb("lock", "Renew the lock files of the images", lambda _unused: locks.renew(engine.ensure()))
     host = verbs.add_parser("host", help="Make, restart, list or remove test hosts")
     group = host.add_subparsers(metavar="VERB", required=True)
     added = verb("up", "Make a host, or see to it that it runs", host_up, group)

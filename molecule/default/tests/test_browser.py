@@ -29,7 +29,7 @@ def tunnel(rig: Rig) -> t.Iterator[str]:
     options = shlex.split(os.environ["ANSIBLE_SSH_COMMON_ARGS"])
     forward = ["-N", "-L", f"127.0.0.1:{port}:127.0.0.1:8080"]
     with subprocess.Popen(["ssh", *options, *forward, rig.name]) as ssh:
-        for _ in range(100):
+        for _unused in range(100):
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", port)) == 0:
                     break

@@ -93,7 +93,7 @@ def test_what_is_not_a_known_open_webui_is_refused(answer: t.Any, message: str) 
     with pytest.raises(OpenWebUIError) as caught:
         OpenWebUI(ACCOUNT, transport=server)
     assert message in str(caught.value)
-    assert not any("signin" in route for route, _ in server.asked), (
+    assert not any("signin" in route for route, _unused in server.asked), (
         "the password was sent to a stranger"
     )
 
@@ -177,7 +177,7 @@ def test_a_session_is_kept_and_used_again(tmp_path: Path) -> None:
     assert ACCOUNT.password not in sessions.path.read_text(encoding="utf-8")
     again = Server()
     OpenWebUI(ACCOUNT, transport=again, sessions=sessions)
-    assert [route for route, _ in again.asked] == ["GET /api/version", "GET /api/v1/auths/"]
+    assert [route for route, _unused in again.asked] == ["GET /api/version", "GET /api/v1/auths/"]
     assert again.tokens[-1] == "Bearer a-session-token"
 
 
@@ -197,7 +197,7 @@ def test_an_ended_session_is_renewed(tmp_path: Path) -> None:
     OpenWebUI(ACCOUNT, transport=Server(), sessions=sessions)
     ended = Server({"GET /api/v1/auths/": (401, {"detail": "expired"})})
     OpenWebUI(ACCOUNT, transport=ended, sessions=sessions)
-    assert "POST /api/v1/auths/signin" in [route for route, _ in ended.asked]
+    assert "POST /api/v1/auths/signin" in [route for route, _unused in ended.asked]
 
 
 def test_check_mode_and_a_place_that_cannot_be_written_keep_no_session(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_an_engine_that_cannot_be_asked(run: Run, host: Host) -> None:
 
 
 def test_a_host_without_docker(run: Run, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_: None)
+    monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_unused: None)
     host.engine_started(None)
     answer = run({"a": 1})
     assert answer["changed"]

@@ -40,7 +40,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(host_preflight, "CONFIG_DIR", str(host.etc))
     monkeypatch.setattr(host_preflight, "docker_kind", lambda: host.docker)
     monkeypatch.setattr(
-        host_preflight, "check_system", lambda *_: _host.check_system(JAMMY, "x86_64")
+        host_preflight, "check_system", lambda *_unused: _host.check_system(JAMMY, "x86_64")
     )
     return host
 
@@ -165,6 +165,8 @@ def test_kinds_of_docker(
     monkeypatch: pytest.MonkeyPatch, *, snap: bool, dockerd: bool, kind: str
 ) -> None:
     monkeypatch.setattr("pathlib.Path.exists", lambda _path: snap)
-    monkeypatch.setattr("shutil.which", lambda *_, **__: "/usr/bin/dockerd" if dockerd else None)
+    monkeypatch.setattr(
+        "shutil.which", lambda *_unused, **__: "/usr/bin/dockerd" if dockerd else None
+    )
     assert host_preflight.docker_kind() == kind
     assert host_preflight.check_docker(kind).status == ("fail" if snap else "pass")

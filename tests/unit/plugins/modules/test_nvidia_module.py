@@ -28,7 +28,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         version = tmp_path / "proc" / "driver" / "nvidia" / "version"
         version.parent.mkdir(parents=True)
 
-        def run(_: AnsibleModule, argv: list[str]) -> tuple[int, str, str]:
+        def run(_unused: AnsibleModule, argv: list[str]) -> tuple[int, str, str]:
             if argv[0] == "modinfo":
                 return 0, f"{signer}\n", ""
             assert argv == ["modprobe", "nvidia"]

@@ -75,8 +75,8 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
     """Ask the module about a host: ``ask(seen, **options)``."""
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
-        monkeypatch.setattr(nvidia_preflight, "look", lambda *_: seen)
-        monkeypatch.setattr(reader, "apt_lock_holder", lambda _: "")
+        monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: seen)
+        monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "")
         return run_module(nvidia_preflight, **options)
 
     return run
@@ -329,16 +329,16 @@ def test_room_is_looked_at_only_when_something_is_to_be_installed(ask: RunModule
 def test_apt_is_waited_for_and_its_holder_named(
     run_module: RunModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvidia_preflight, "look", lambda *_: BARE)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(nvidia_preflight, "Archive", lambda _: Shop())
+    monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: BARE)
+    monkeypatch.setattr(time, "sleep", lambda _unused: None)
+    monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _: next(holders))
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: next(holders))
     answer = run_module(nvidia_preflight, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _: "dpkg (process 8)")
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "dpkg (process 8)")
     answer = run_module(nvidia_preflight, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]
@@ -381,7 +381,7 @@ def shop(ask: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
     """Ask about a host and what an archive has for it: ``shop(archive, seen, **options)``."""
 
     def run(view: Shop, seen: Seen, **options: t.Any) -> dict[str, t.Any]:
-        monkeypatch.setattr(nvidia_preflight, "Archive", lambda _: view)
+        monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: view)
         return ask(seen, archive=True, **options)
 
     return run
@@ -436,7 +436,7 @@ def test_a_branch_that_is_only_a_name(shop: RunModule) -> None:
 
 
 def test_apts_own_complaint_is_passed_on(shop: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: t.Any) -> t.NoReturn:
+    def broken(*_unused: t.Any) -> t.NoReturn:
         raise archive.AptError("'apt-get install' ended with 100: E: Unmet dependencies")
 
     monkeypatch.setattr(Shop, "downloads", broken)

@@ -38,7 +38,7 @@ PAPERS = recorded("knowledge")["items"][0]["id"]
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     """Answer what the modules ask; waiting takes no time."""
     made = Server()
-    monkeypatch.setattr(_open_webui, "http_transport", lambda **_: made)
+    monkeypatch.setattr(_open_webui, "http_transport", lambda **_unused: made)
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     monkeypatch.setattr("time.monotonic", lambda: sum(waits))
@@ -154,7 +154,7 @@ def test_a_password_file_is_made_once(server: Server, run: Run, tmp_path: Path) 
     assert not file.exists()
     run(open_webui_user, users=[user])
     run(open_webui_user, users=[user])
-    first, second = (body["password"] for _, body in server.changes)
+    first, second = (body["password"] for _unused, body in server.changes)
     assert first == second == file.read_text(encoding="utf-8").strip()
     assert len(first) >= 16
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -246,7 +246,7 @@ def test_the_credentials_file_stands_for_the_account(
     sign_ins = [body for route, body in server.asked if route.endswith("signin")]
     assert sign_ins == [{"email": "admin@example.com", "password": "from-the-file"}]
     run(open_webui_user, users=[], **where)
-    assert len([route for route, _ in server.asked if route.endswith("signin")]) == 1
+    assert len([route for route, _unused in server.asked if route.endswith("signin")]) == 1
 
 
 def test_a_newer_version_is_a_warning(server: Server, run: Run) -> None:
@@ -431,7 +431,7 @@ def test_a_preset_is_sent_whole(server: Server, run: Run) -> None:
 
 def test_the_base_of_a_group_preset_is_opened_to_that_group(server: Server, run: Run) -> None:
     _run_models(server, run, [{**SHORT, "visibility": "groups", "groups": ["Family"]}])
-    grants = [(body["id"], body["access_grants"]) for _, body in server.changes]
+    grants = [(body["id"], body["access_grants"]) for _unused, body in server.changes]
     group = [{"principal_type": "group", "principal_id": FAMILY, "permission": "read"}]
     assert grants == [("stand-in", group), ("short", group)]
 
@@ -496,7 +496,7 @@ WRITES: dict[str, Given | list[Given]] = {
 
 
 def _routes(server: Server) -> list[str]:
-    return [route for route, _ in server.changes]
+    return [route for route, _unused in server.changes]
 
 
 def test_files_in_step_are_left_alone(server: Server, run: Run, papers: Path) -> None:
@@ -532,7 +532,7 @@ def test_a_missing_file_is_sent_and_waited_for(server: Server, run: Run, papers:
     assert 'filename="中文 名.md"' in sent
     assert f'"knowledge_id": "{PAPERS}"' in sent
     assert '"directory_id": "the-folder"' in sent
-    assert [route for route, _ in server.asked].count("GET /api/v1/files/*") == 3
+    assert [route for route, _unused in server.asked].count("GET /api/v1/files/*") == 3
 
 
 def test_a_stale_file_goes_after_the_new_one_is_indexed(
@@ -833,7 +833,7 @@ def test_documents_are_proved(
     answers: t.Any,
     outcome: tuple[str, str],
 ) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda _: "0123")
+    monkeypatch.setattr("secrets.token_hex", lambda _unused: "0123")
     server.answers = {UPLOAD: "file_uploaded", "DELETE /api/v1/files/*": (200, {}), **answers}
     answer = run(open_webui_info, gather=["documents"])
     check = answer["checks"][-1]
@@ -843,7 +843,7 @@ def test_documents_are_proved(
     assert check["status"] == ("pass" if ok else "fail")
     assert outcome[1] in check["seen"]
     assert bool(check["cause"] and check["mend"]) is not ok
-    removed = [route for route, _ in server.changes if route.startswith("DELETE")]
+    removed = [route for route, _unused in server.changes if route.startswith("DELETE")]
     assert len(removed) == (0 if check["name"] == "document_upload" else 1), "it left its document"
 
 
