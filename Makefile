@@ -86,6 +86,7 @@ browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-do
 
 .PHONY: molecule
 molecule: .venv chromium ## Run the whole road on a genuine host
+	$(BIN)/python -m testbed images
 	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
 
 .PHONY: test
