@@ -382,6 +382,10 @@ def main() -> None:
     if not verdict.settled and params["archive"]:
         seen = wait_for_apt(host, seen, params["lock_timeout"])
         verdict = judge(seen, request, params["lock_timeout"])
+        if seen.lock_holder:
+            module.warn(
+                f"Waited {seen.lock_waited:.0f} s for {seen.lock_holder}, which held apt's lock."
+            )
         if not verdict.failures:
             verdict = consult(verdict, seen, request, Archive(host))
     room = []
