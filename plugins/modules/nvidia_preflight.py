@@ -270,7 +270,7 @@ def look(host: reader.SysrootHost, request: Request) -> Seen:
         loaded=reader.read_loaded(host),
         kernel=kernel,
         packages=packages,
-        interrupted=reader.dpkg_interrupted(host, packages),
+        interrupted=reader.dpkg_interrupted(host),
         secure_boot=gpu.read_secure_boot(host, timeout=10.0),
         foreign=reader.find_foreign(host, packages),
         sources=reader.read_apt_sources(host),

@@ -127,6 +127,7 @@ def test_read_system(text: str, system: str) -> None:
         (["installed", "config-files"], [], False),
         (["installed", "half-configured"], [], True),
         (["unpacked"], [], True),
+        (["half-installed"], [], True),
         (["triggers-pending"], [], True),
         (["installed"], ["0001"], True),
         (["installed"], ["tmp.i"], False),
@@ -134,8 +135,9 @@ def test_read_system(text: str, system: str) -> None:
 )
 def test_dpkg_interrupted(states: list[str], updates: list[str], *, interrupted: bool) -> None:
     host = FakeHost({f"/var/lib/dpkg/updates/{name}": "" for name in updates})
-    packages = {f"p{n}": Package(f"p{n}", "1", state=state) for n, state in enumerate(states)}
-    assert reader.dpkg_interrupted(host, packages) is interrupted
+    status = "".join(f"Package: p\nStatus: install ok {state}\n\n" for state in states)
+    host.files["/var/lib/dpkg/status"] = status
+    assert reader.dpkg_interrupted(host) is interrupted
 
 
 UBUNTU = "580.178.04-0ubuntu0.22.04.1"
