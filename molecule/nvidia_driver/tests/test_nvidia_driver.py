@@ -146,25 +146,23 @@ HOLD_LOCK = (
 
 @pytest.mark.parametrize(
     ("seconds", "patience", "message"),
-    [(900, 2, "Wait until python3 (process"), (20, 600, "for python3 (process")],
+    [(900, 2, "Wait until python3 (process"), (40, 600, "s for python3 (process")],
 )
 def test_an_apt_that_is_busy_is_waited_for(
     rig: Rig, play: Play, seconds: int, patience: int, message: str
 ) -> None:
-    """The disk is asked for too much room, so that the second run stops when it has waited."""
+    """There is no branch 999, so that the second run stops when it has waited."""
     hold = HOLD_LOCK.format(seconds=seconds)
     rig.root(f'systemd-run --quiet --collect --unit busy python3 -c "{hold}"')
     done = play(
         "-e",
-        f"nvidia_driver_branch=595 nvidia_driver_lock_timeout={patience}"
-        " nvidia_driver_min_free_gib=90000",
+        f"nvidia_driver_branch=999 nvidia_driver_lock_timeout={patience}",
         playbook=CONVERGE,
     )
     rig.host.run("sudo systemctl stop busy")
     said = " ".join((done.stdout + done.stderr).split())
     assert message in said, said[-4000:]
-    assert ("which held apt's lock" in said) == (seconds == 20)
-    assert ("GiB free" in said) == (seconds == 20)
+    assert ("branch-unknown" in said) == (seconds < 900)
 
 
 PORTAL = (
@@ -247,10 +245,11 @@ def test_somebody_else_s_hold_is_respected(rig: Rig, play: Play) -> None:
     other = "libnvidia-cfg1-595-server"
     rig.root(f"apt-get install --yes --no-install-recommends {other}")
     rig.root(f"apt-mark hold {other}")
+    before = driver_packages(rig)
     done = play(playbook=CONVERGE)
     assert "docs/failures/held-package.md" in done.stdout, done.stdout[-4000:]
     assert f"sudo apt-mark unhold {other}" in " ".join(done.stdout.split())
-    assert set(driver_packages(rig)) == {other}
+    assert driver_packages(rig) == before
     rig.root(f"apt-mark unhold {other}")
     done = play(playbook=CONVERGE)
     assert done.returncode == 0, done.stdout[-4000:]

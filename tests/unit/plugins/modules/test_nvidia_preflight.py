@@ -403,6 +403,24 @@ def test_what_the_archive_cannot_send_is_gone_round(shop: RunModule) -> None:
     assert f"{modules(KERNEL)}.deb can't be had" in check(answer, "archive")["seen"]
 
 
+def test_what_apt_cannot_resolve_is_gone_round(
+    shop: RunModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mirror lists the newest kernel's module, and not yet the kernel that it needs."""
+    asked = Shop.downloads
+
+    def half_updated(view: Shop, names: Sequence[str]) -> list[archive.Download]:
+        if META in names:
+            raise archive.AptError("E: Unmet dependencies")
+        return asked(view, names)
+
+    monkeypatch.setattr(Shop, "downloads", half_updated)
+    seen = but(BARE, kernel=OLDER, packages=packages(f"linux-image-{OLDER}"))
+    answer = shop(Shop(kernels=(OLDER, KERNEL)), seen)
+    assert answer["plan"]["install"] == [*USERLAND, modules(OLDER)]
+    assert answer["kernel"]["boots"] == OLDER
+
+
 def test_nothing_changes_when_the_kernel_that_boots_next_could_not_have_its_module(
     shop: RunModule,
 ) -> None:
