@@ -285,7 +285,7 @@ def _spelt_out(uri: str) -> str:
     return uri.replace("$(ARCH)", "amd64").rstrip("/")
 
 
-def apt_lock_holder(host: Host) -> str:
+def apt_lock_holder() -> str:
     """Name the program that holds dpkg's lock; empty when nobody does."""
     for lock in _DPKG_LOCKS:
         try:
@@ -297,6 +297,6 @@ def apt_lock_holder(host: Host) -> str:
         except OSError:
             continue
         if kind != fcntl.F_UNLCK:
-            name = (host.read(f"/proc/{pid}/comm") or "a program").strip()
+            name = (LocalHost().read(f"/proc/{pid}/comm") or "a program").strip()
             return f"{name} (process {pid})"
     return ""

@@ -76,7 +76,7 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
         monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: seen)
-        monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "")
+        monkeypatch.setattr(reader, "apt_lock_holder", lambda: "")
         return run_module(nvidia_preflight, **options)
 
     return run
@@ -333,12 +333,12 @@ def test_apt_is_waited_for_and_its_holder_named(
     monkeypatch.setattr(time, "sleep", lambda _unused: None)
     monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: next(holders))
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda: next(holders))
     answer = run_module(nvidia_preflight, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "dpkg (process 8)")
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda: "dpkg (process 8)")
     answer = run_module(nvidia_preflight, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]
