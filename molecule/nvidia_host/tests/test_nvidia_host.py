@@ -39,7 +39,7 @@ def states(state: str) -> tuple[str, str]:
 
 
 # The kernel that came with the driver stays: the PC may be running it.
-KERNEL = re.compile(r"^package linux-(image|modules)-\d")
+KERNEL = re.compile(r"^package linux-(image-\d|modules-\d|base )")
 
 
 def card_in_the_unit(rig: Rig) -> str:
@@ -95,8 +95,10 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     done = play(*states("absent"), playbook=HOST)
     assert done.returncode == 0, done.stdout[-4000:]
     # Docker is not NVIDIA's: it stays, and goes here only to be out of the comparison.
-    all_of_it = "-o APT::AutoRemove::RecommendsImportant=false docker.io"
-    rig.root(f"apt-get purge --autoremove --yes {all_of_it}")
+    important = (
+        "-o APT::AutoRemove::RecommendsImportant=no -o APT::AutoRemove::SuggestsImportant=no"
+    )
+    rig.root(f"apt-get purge --autoremove --yes {important} docker.io")
     rig.root("rm -rf /etc/docker /etc/sparerig")
     before = rig.root("cat /srv/before").splitlines()
     after = rig.root("/usr/local/sbin/describe-pc").splitlines()
