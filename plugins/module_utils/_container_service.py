@@ -115,6 +115,7 @@ class Spec:
     command: list[str]
     env: dict[str, str]
     volumes: list[str]
+    own_directories: list[str]
     networks: list[Network]
     published_ports: list[Port]
     devices: list[str]

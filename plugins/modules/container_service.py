@@ -80,6 +80,11 @@ options:
     type: list
     elements: str
     default: []
+  own_directories:
+    description: Directories on the host that are made when missing, for root alone, before the container has them as O(volumes).
+    type: list
+    elements: path
+    default: []
   networks:
     description: Docker networks that the container joins, made when missing. The first is the one that carries published ports.
     type: list
@@ -233,6 +238,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host import check_po
 
 SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
 PRIVATE = 0o600
+PRIVATE_DIRECTORY = 0o700
 PUBLIC = 0o644
 
 
@@ -304,6 +310,18 @@ class ContainerService:
             source = volume.split(":", 1)[0]
             if source.startswith("/") and not Path(source).exists() and not self.module.check_mode:
                 self.fail(f"volumes has {volume!r}, but {source} does not exist. Make it first.")
+
+    def ensure_directories(self) -> None:
+        """Make the directories that are the service's own; keep everybody else out of them."""
+        for name in self.spec.own_directories:
+            path = Path(name)
+            try:
+                fits = path.stat().st_mode & 0o777 == PRIVATE_DIRECTORY
+                if not fits and self.changed():
+                    path.chmod(PRIVATE_DIRECTORY)
+            except FileNotFoundError:
+                if self.changed():
+                    path.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
 
     def check_ports(self) -> None:
         """Stop when somebody else has a port that is to be published."""
@@ -398,6 +416,7 @@ class ContainerService:
         """Have the unit as wanted, started or stopped."""
         spec = self.spec
         self.check_docker()
+        self.ensure_directories()
         self.check_volumes()
         self.check_ports()
         image_id = self.ensure_image()
@@ -491,6 +510,7 @@ def main() -> None:
             "env": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "volumes": {"type": "list", "elements": "str", "default": []},
+            "own_directories": {"type": "list", "elements": "path", "default": []},
             "networks": {
                 "type": "list",
                 "elements": "dict",
@@ -541,6 +561,7 @@ def main() -> None:
             command=given["command"],
             env=env,
             volumes=given["volumes"],
+            own_directories=given["own_directories"],
             networks=[as_network(**network) for network in given["networks"]],
             published_ports=[Port.parse(text) for text in given["published_ports"]],
             devices=given["devices"],

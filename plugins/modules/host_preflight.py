@@ -87,6 +87,10 @@ docker:
   description: The Docker engine that the host has, V(none), V(package) or V(snap).
   returned: always
   type: str
+docker_runs:
+  description: Whether Docker's unit runs, and does at boot.
+  returned: always
+  type: bool
 """
 
 import dataclasses
@@ -119,6 +123,15 @@ def docker_kind() -> str:
         if shutil.which("dockerd", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
         else "none"
     )
+
+
+def unit_runs(module: AnsibleModule, unit: str) -> bool:
+    """Tell whether a unit runs, and does at boot."""
+    if not module.get_bin_path("systemctl"):
+        return False  # not one of our systems, as another check says
+    wanted = "--property=ActiveState,UnitFileState"
+    _status, out, _err = module.run_command(["systemctl", "show", wanted, unit])
+    return set(out.split()) == {"ActiveState=active", "UnitFileState=enabled"}
 
 
 def check_docker(kind: str) -> Check:
@@ -194,6 +207,7 @@ def main() -> None:
         "changed": False,
         "checks": [dataclasses.asdict(check) for check in checks],
         "docker": kind,
+        "docker_runs": unit_runs(module, "docker.service"),
     }
     wrong = [f"{check.cause} {check.mend}" for check in checks if check.status == "fail"]
     if wrong:

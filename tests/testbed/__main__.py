@@ -15,7 +15,7 @@ import sys
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import DockerException, NotFound
 
 from testbed import engine, hosts, images, locks, model, registry
 from testbed.progress import TestbedError, say, step
@@ -138,18 +138,21 @@ def down(_given: argparse.Namespace) -> None:
     if client is not None:
         everything: dict[str, t.Any] = {"label": LABEL}
         with step("Removing test hosts, registry, network, volumes and images"):
+            # What somebody else removes meanwhile is removed, too.
             for container in client.containers.list(all=True, filters=everything):
-                container.remove(force=True, v=True)
+                with contextlib.suppress(NotFound):
+                    container.remove(force=True, v=True)
             for network in client.networks.list(filters=everything):
-                network.remove()
+                with contextlib.suppress(NotFound):
+                    network.remove()
             for volume in client.volumes.list(filters=everything):
-                volume.remove(force=True)
-            for image in client.images.list(filters=everything):
-                for tag in image.tags:
-                    client.images.remove(tag, force=True)
-            for reference in PULLED.read_text().split() if PULLED.exists() else []:
-                with contextlib.suppress(ImageNotFound):
-                    client.images.remove(reference)
+                with contextlib.suppress(NotFound):
+                    volume.remove(force=True)
+            tags = [tag for image in client.images.list(filters=everything) for tag in image.tags]
+            pulled = PULLED.read_text().split() if PULLED.exists() else []
+            for reference in [*tags, *pulled]:
+                with contextlib.suppress(NotFound):
+                    client.images.remove(reference, force=reference in tags)
     if engine.INSTALLED_MARK.exists():
         say("The Docker engine stays: this test bed installed it (apt-get purge docker.io).")
     shutil.rmtree(CACHE)

@@ -247,6 +247,18 @@ def test_a_file_mode_is_put_right(run: Run, host: Host) -> None:
     assert (host.root / "etc/engine.secrets.env").stat().st_mode & 0o777 == 0o600
 
 
+def test_directories_of_its_own(run: Run, host: Host) -> None:
+    place = host.root / "srv" / "chats"
+    assert run(check=True, own_directories=[str(place)])["changed"]
+    assert not place.exists()
+    run(own_directories=[str(place)], volumes=[f"{place}:/data"])
+    assert place.stat().st_mode & 0o777 == 0o700
+    place.chmod(0o755)
+    assert run(own_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert not run(own_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
+
+
 def test_not_waiting_then_seeing_it_through(run: Run, host: Host) -> None:
     begun = run(wait=False)
     assert begun["restarted"]

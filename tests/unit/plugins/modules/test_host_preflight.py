@@ -12,6 +12,7 @@ import socket
 import typing as t
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils import _host
 from ansible_collections.sparerig.llm.plugins.modules import host_preflight
 
@@ -37,6 +38,8 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host(tmp_path)
+    monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_unused: "/usr/bin/systemctl")
+    monkeypatch.setattr(AnsibleModule, "run_command", lambda *_unused: (0, "", ""))
     monkeypatch.setattr(host_preflight, "CONFIG_DIR", str(host.etc))
     monkeypatch.setattr(host_preflight, "docker_kind", lambda: host.docker)
     monkeypatch.setattr(
@@ -155,6 +158,23 @@ def test_why_a_port_cannot_be_had(
 def test_systems(os_release: str, machine: str, status: STATUS, seen: str) -> None:
     found = _host.check_system(os_release, machine)
     assert (found.status, found.seen) == (status, seen)
+
+
+@pytest.mark.parametrize(
+    ("said", "runs"),
+    [
+        ("ActiveState=active\nUnitFileState=enabled\n", True),
+        ("ActiveState=active\nUnitFileState=disabled\n", False),
+        ("ActiveState=failed\nUnitFileState=enabled\n", False),
+        ("ActiveState=inactive\nUnitFileState=\n", False),
+        ("", False),
+    ],
+)
+def test_whether_docker_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, said: str, *, runs: bool
+) -> None:
+    monkeypatch.setattr(AnsibleModule, "run_command", lambda *_unused: (0, said, ""))
+    assert run()["docker_runs"] is runs
 
 
 @pytest.mark.parametrize(
