@@ -39,6 +39,7 @@ import urllib.request
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils import _catalogue
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     GIB,
     MIB,
@@ -48,6 +49,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     plan,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model_config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._plan_deed import Deed, compare
+from ansible_collections.sparerig.llm.plugins.module_utils._plan_report import result
+from ansible_collections.sparerig.llm.plugins.module_utils._prometheus import cache_config
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm_log import explain, observed
 
 HERE = Path(__file__).parent
@@ -429,6 +433,7 @@ def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
         answer["burst"] = fill(engine, case, made)
         answer["after_burst"] = engine.memory()
         answer["driver_mib"] = engine.driver_mib()
+        answer["deed"] = deed_checks(made, engine, answer["driver_mib"])
         engine.get("/health")
     except (FailedError, OSError) as error:
         known = explain(engine.log)
@@ -441,6 +446,16 @@ def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
     answer["observed"] = dataclasses.asdict(observed(engine.log))
     answer["errors"] = _errors(made, answer)
     return answer
+
+
+def deed_checks(made: Plan, engine: Engine, driver_mib: int) -> list[str]:
+    """Make the checks that inference_health makes after a deployment."""
+    evidence = Evidence({"unit": "none"})
+    labels = cache_config(engine.get("/metrics").decode())
+    length = json.loads(engine.get("/v1/models"))["data"][0]["max_model_len"]
+    deed = Deed.of(observed(engine.log), labels, length, driver_mib or None)
+    compare(result(made), deed, evidence)
+    return evidence.report()
 
 
 # The lines that the figures are read from, kept as they were.
