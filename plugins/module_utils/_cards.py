@@ -109,6 +109,12 @@ def find(wanted: str, total_mib: int | None = None) -> KnownCard:
     )
 
 
+def least_of_name(name: str) -> KnownCard | None:
+    """Find a card by name alone: of twins the one with the least memory, which is surely there."""
+    twins = [card for card in CARDS if _split(card.name)[0] == _split(name)[0]]
+    return min(twins, key=lambda card: card.memory_gib) if twins else None
+
+
 def _split(name: str) -> tuple[str, int | None]:
     """Take the maker's words away and the memory out of a name."""
     words = re.sub(r"\b(nvidia|geforce|graphics card)\b", " ", name.lower())

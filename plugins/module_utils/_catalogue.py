@@ -473,6 +473,11 @@ def find(wanted: str) -> Model:
     raise CatalogueError(f"{wanted!r} is not in the catalogue. It holds {known}.")
 
 
+def smallest() -> Model:
+    """Take the smallest: what a processor can bear."""
+    return min(MODELS, key=lambda model: model.rank)
+
+
 @dataclass(frozen=True)
 class Selection:
     """The chosen model, and why not a better one."""

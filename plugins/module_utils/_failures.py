@@ -294,6 +294,40 @@ _ALL = (
         " another program held some at its start, or the flags differ.",
         "nvidia-smi; " + _RESTART,
     ),
+    # The plan of the card's memory
+    Failure(
+        "plan-weights-differ",
+        "The weights are not those that were planned",
+        "Another model or format than planned is served, or it was loaded unquantised.",
+        "Run the play again with model_store_update: true, which plans anew.",
+    ),
+    Failure(
+        "plan-kv-cache-differs",
+        "The KV cache is not the plan's",
+        "--kv-cache-memory-bytes or --kv-cache-dtype (on a processor VLLM_CPU_KVCACHE_SPACE) is not"
+        " the plan's, or the plan is of another model.",
+        "Run the play again so that the plan's flags reach vLLM; systemctl cat {unit}",
+    ),
+    Failure(
+        "plan-context-differs",
+        "The context is not the plan's",
+        "--max-model-len is not the plan's.",
+        "Set vllm_max_model_len to the wanted context and run the play again.",
+    ),
+    Failure(
+        "plan-graphs-exceed",
+        "CUDA graphs take more than planned",
+        "--max-num-seqs is higher than planned, or this vLLM records more.",
+        "Set vllm_max_num_seqs lower, or vllm_enforce_eager: true, and run the play again.",
+    ),
+    Failure(
+        "plan-total-exceeds",
+        "The engine holds more of the card than planned",
+        "If no term of the plan is off by itself, it is the driver's context, the libraries or the"
+        " activations.",
+        "Lower vllm_max_num_batched_tokens and vllm_max_num_seqs, and report it: the plan's"
+        " constants are too small for this card.",
+    ),
     # The completion
     Failure(
         "chat-template-missing",

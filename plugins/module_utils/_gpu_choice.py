@@ -1,26 +1,45 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The card to plan for: by name, by numbers, or as the driver reports it."""
+"""The card to plan for: by name, by numbers, as the driver reports it, or by its PCI id."""
 
 from __future__ import annotations
 
 import re
 import typing as t
+from dataclasses import asdict, replace
 
-from ansible_collections.sparerig.llm.plugins.module_utils import _cards
-from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import Card
+from ansible_collections.sparerig.llm.plugins.module_utils import _cards, _gpu
+from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
+    LEAST_CAPABILITY,
+    Card,
+    check_card,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_support import (
+    describe_card,
+    parse_pci_ids,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ansible_collections.sparerig.llm.plugins.module_utils._local import Host
+
+_PCI_NAMES = "/usr/share/misc/pci.ids"
 
 
 class GpuChoiceError(ValueError):
     """What was given is not a card."""
 
 
-def card(params: Mapping[str, t.Any]) -> Card:
-    """Make the card from a module's options."""
+class NotYetKnownError(Exception):
+    """The card is there, and how much memory it has only a driver can tell."""
+
+
+def card(params: Mapping[str, t.Any], host: Host) -> Card:
+    """Make the card from a module's options; without any, look at the host's own."""
+    if not any(params[name] for name in ("gpu", "gpu_memory_mib")) and params["gpus"] is None:
+        return of_host(host)
     if params["gpus"] is not None:
         return of_driver(params["gpus"])
     known = _cards.find(params["gpu"], params["gpu_memory_mib"]) if params["gpu"] else None
@@ -44,23 +63,62 @@ def card(params: Mapping[str, t.Any]) -> Card:
     )
 
 
+def of_host(host: Host) -> Card:
+    """Take the host's best card: by its driver, or before there is one by its PCI id."""
+    report = _gpu.read(host, kernel_log=False)
+    if report.gpus:
+        return of_driver([asdict(gpu) for gpu in report.gpus])
+    if not report.pci_devices:
+        raise GpuChoiceError(
+            "The host has no NVIDIA GPU: none is on its PCI bus. Look with `lspci -d 10de:`; to"
+            " serve with the processor, set sparerig_device: cpu."
+        )
+    names = parse_pci_ids(host.read(_PCI_NAMES) or "")
+    return of_bus([(device.address, device.pci_id) for device in report.pci_devices], names)
+
+
+def of_bus(devices: Sequence[tuple[str, str]], names: Mapping[str, str]) -> Card:
+    """Take the best of the cards on the PCI bus, with the least memory that it is sold with."""
+    seen = [describe_card(address, pci_id, names) for address, pci_id in devices]
+    usable = [card for card in seen if card.capability >= LEAST_CAPABILITY]
+    for too_old in [] if usable else seen:
+        check_card(Card(too_old.name, 4096, _pair(too_old.capability)))
+    known = [(card, _cards.least_of_name(card.name)) for card in usable]
+    sold = [(card, sold_as) for card, sold_as in known if sold_as]
+    if not sold:
+        raise NotYetKnownError(
+            f"{usable[0].label} is not in the list of known cards: how much memory it has is known"
+            " once its driver is there, and the model is chosen then."
+        )
+    best, sold_as = max(sold, key=lambda pair: pair[1].memory_gib)
+    return Card(
+        name=sold_as.title,
+        total_mib=sold_as.memory_gib * 1024,
+        capability=_pair(best.capability),
+        bandwidth_gb_s=sold_as.bandwidth_gb_s,
+        count=sum(card.name == best.name for card in usable),
+        confirmed=False,
+    )
+
+
+def _pair(capability: Sequence[int]) -> tuple[int, int]:
+    return capability[0], capability[1]
+
+
 def of_driver(gpus: Sequence[Mapping[str, t.Any]]) -> Card:
-    """Take the card with the most free memory of those that gpu_info found."""
+    """Take the card with the most free memory, of those that vLLM can use at all."""
     if not gpus:
         raise GpuChoiceError(
             "The host has no NVIDIA GPU that its driver offers: `nvidia-smi` on the host says why."
         )
-    best = max((_of_driver(gpu) for gpu in gpus), key=lambda card: card.free_bytes)
-    alike = sum(gpu.get("name") == best.name for gpu in gpus)
-    return Card(
-        best.name,
-        best.total_mib,
-        best.capability,
-        best.used_mib,
-        best.free_mib,
-        best.bandwidth_gb_s,
-        count=alike,
-    )
+    cards = [_of_driver(gpu) for gpu in gpus]
+    usable = [card for card in cards if card.capability >= LEAST_CAPABILITY] or cards
+    best = max(usable, key=lambda card: card.free_bytes)
+    alike = [card for card in usable if card.name == best.name]
+    # The best first: it is the one that is used, unless several share the model.
+    order = sorted(alike, key=lambda card: card is not best)
+    indexes = tuple(index for card in order for index in card.indexes)
+    return replace(best, count=len(alike), indexes=indexes if len(cards) > 1 else ())
 
 
 def _of_driver(gpu: Mapping[str, t.Any]) -> Card:
@@ -91,6 +149,7 @@ def _of_driver(gpu: Mapping[str, t.Any]) -> Card:
         used_mib=max(0, gpu["memory_used_mib"] - own),
         free_mib=None if free is None else free + own,
         bandwidth_gb_s=known.bandwidth_gb_s if known else None,
+        indexes=() if gpu.get("index") is None else (gpu["index"],),
     )
 
 

@@ -29,6 +29,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._http import (
 from ansible_collections.sparerig.llm.plugins.module_utils._local import CommandTimedOutError
 from ansible_collections.sparerig.llm.plugins.module_utils._prometheus import (
     EngineMetrics,
+    cache_config,
     engine_metrics,
 )
 
@@ -84,6 +85,7 @@ class ApiFacts:
     models: list[str] = field(default_factory=list)
     context_length: int | None = None
     metrics: EngineMetrics = field(default_factory=lambda: EngineMetrics(None, None, None, None))
+    cache_config: dict[str, str] = field(default_factory=dict)
     completion: Completion | None = None
 
 
@@ -499,6 +501,7 @@ def _check_engine(
         evidence.unknown("engine_metrics", expected=expected, seen=str(exc), cause=cause)
     else:
         facts.metrics = engine_metrics(text)
+        facts.cache_config = cache_config(text)
         evidence.passed(
             "engine_metrics",
             expected=expected,

@@ -89,6 +89,8 @@ class Card:
     free_mib: int | None = None  # as measured; else worked out
     bandwidth_gb_s: float | None = None
     count: int = 1
+    confirmed: bool = True  # False: known by its PCI id alone, there is no driver yet
+    indexes: tuple[int, ...] = ()  # which of the host's cards, where it has others as well
 
     def __post_init__(self) -> None:
         for what, value in (("total", self.total_mib), ("used", self.used_mib)):
@@ -391,9 +393,14 @@ def _head_bytes(architecture: Architecture) -> int:
 
 
 def _rotary_bytes(architecture: Architecture, use: Use) -> int:
-    """Size the table of sines and cosines for every position, on every card."""
+    """Size the table of sines and cosines for every position, on every card.
+
+    Where positions are scaled linearly, vLLM makes the table for the context times the factor
+    (rotary_embedding/linear_scaling_rope.py), although nobody asks for positions that far out.
+    """
     positions = max(architecture.context, use.context)
-    return 2 * architecture.rotary_tables * positions * architecture.head_dim
+    tables = architecture.rotary_tables - 1 + architecture.rope_linear_factor
+    return int(2 * tables * positions * architecture.head_dim)
 
 
 def activation_bytes(architecture: Architecture, use: Use) -> int:

@@ -81,6 +81,7 @@ class Architecture:
     qk_norm: bool = False
     bias: int = 0  # bias elements, each layer
     rotary_tables: int = 1
+    rope_linear_factor: float = 1.0  # by which positions are scaled already, of type linear
     rope_theta: float | None = None  # None where positions are stretched already
     vision_elements: int = 0  # in 16 bit; loaded only if pictures are wanted
     known_weights: int | None = None  # bytes, from the files themselves
@@ -255,6 +256,7 @@ def _architecture(
         qk_norm=family.qk_norm,
         bias=bias,
         rotary_tables=family.rotary_tables,
+        rope_linear_factor=_rope_linear_factor(fields),
         rope_theta=_rope_theta(fields),
         vision_elements=_vision_elements(config),
     )
@@ -299,6 +301,24 @@ def _rope_theta(fields: Mapping[str, t.Any]) -> float | None:
         return None
     theta = rope.get("rope_theta", fields.get("rope_theta"))
     return float(theta) if isinstance(theta, (int, float)) else None
+
+
+def _rope_linear_factor(fields: Mapping[str, t.Any]) -> float:
+    """Read by how much positions are scaled linearly; 1 where they are not."""
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) != "linear":
+        return 1.0
+    factor = rope.get("factor")
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not _sane(factor):
+        raise ModelConfigError(
+            f"config.json: the factor of rope_scaling is {factor!r}, where a number from 1 to 1000"
+            " is needed; the file is damaged, get it again."
+        )
+    return float(factor)
+
+
+def _sane(factor: float) -> bool:
+    return 1 <= factor <= 1000  # noqa: PLR2004 - as above: far beyond every published model
 
 
 def _dtype(config: Mapping[str, t.Any], text: Mapping[str, t.Any]) -> str:

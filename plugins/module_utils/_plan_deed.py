@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._local import CommandTimedOutError
 from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     BLOCK_TOKENS,
     GIB,
@@ -16,12 +16,16 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     KvLayout,
     Use,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm_log import Observed, observed
 
 if t.TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
+    from ansible_collections.sparerig.llm.plugins.module_utils._gpu import Gpu
+    from ansible_collections.sparerig.llm.plugins.module_utils._health import ApiFacts, Container
+    from ansible_collections.sparerig.llm.plugins.module_utils._local import Host
     from ansible_collections.sparerig.llm.plugins.module_utils._model_config import Architecture
-    from ansible_collections.sparerig.llm.plugins.module_utils._vllm_log import Observed
 
 # The plan is held to these in tests/gpu; a deed outside them is another model, another flag or
 # another vLLM than planned. vLLM's log rounds to 0.01 GiB.
@@ -63,136 +67,173 @@ class Deed:
 
 def on_cpu(architecture: Architecture, kv_cache_gib: float, context: int) -> dict[str, t.Any]:
     """Plan for vLLM's CPU backend, where only the KV cache is given (VLLM_CPU_KVCACHE_SPACE)."""
+    layout = KvLayout.of(architecture, Use(context=context))
+    size = int(kv_cache_gib * GIB)
     return {
         "context": context,
-        "kv_block_bytes": KvLayout.of(architecture, Use(context=context)).block_bytes,
-        "terms": {"kv_cache": int(kv_cache_gib * GIB)},
+        "kv_block_bytes": layout.block_bytes,
+        "kv_cache_tokens": layout.tokens(size // layout.block_bytes, context),
+        "terms": {"kv_cache": size},
     }
 
 
-def compare(planned: Mapping[str, t.Any], deed: Deed) -> list[Check]:
+def names(planned: Mapping[str, t.Any]) -> list[str]:
+    """Name the checks that a plan is held to; on a processor there are fewer."""
+    terms = planned["terms"]
+    asked = {
+        "plan_weights": "weights" in terms,
+        "plan_kv_cache": True,
+        "plan_context": True,
+        "plan_cuda_graphs": bool(terms.get("cuda_graphs")),
+        "plan_total": "weights" in terms,
+    }
+    return [name for name, wanted in asked.items() if wanted]
+
+
+def compare(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
     """Hold the deed against a plan (the module memory_plan's answer, or on_cpu's)."""
-    return [
-        _weights(planned, deed),
-        _kv_cache(planned, deed),
-        _context(planned, deed),
-        _graphs(planned, deed),
-        _total(planned, deed),
-    ]
+    for name in names(planned):
+        _CHECKS[name](planned, deed, evidence)
 
 
-def _weights(planned: Mapping[str, t.Any], deed: Deed) -> Check:
-    name, wanted = "plan_weights", planned["terms"].get("weights")
-    if wanted is None:
-        return _skipped(name)
+def _weights(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+    name, wanted = "plan_weights", planned["terms"]["weights"]
     expected = f"{_gib(wanted)} within 1 %"
     if deed.weights_bytes is None:
-        return _unknown(name, expected, "the log of this start is not there any more")
-    seen = _gib(deed.weights_bytes)
-    if abs(deed.weights_bytes - wanted) <= WEIGHTS_TOLERANCE * wanted + ROUNDING_BYTES:
-        return Check(name, "pass", expected, seen)
-    return Check(
+        _untold(name, expected, "the log of this start is not there any more", evidence)
+        return
+    off = abs(deed.weights_bytes - wanted)
+    evidence.verdict(
         name,
-        "fail",
-        expected,
-        seen,
         "plan-weights-differ",
-        "The weights that vLLM loaded are not those that were planned: another model or format, or"
-        " it was loaded unquantised.",
-        "Plan with model_path, the directory that vLLM serves, and compare its config.json.",
+        good=off <= WEIGHTS_TOLERANCE * wanted + ROUNDING_BYTES,
+        expected=expected,
+        seen=_gib(deed.weights_bytes),
     )
 
 
-def _kv_cache(planned: Mapping[str, t.Any], deed: Deed) -> Check:
+def _kv_cache(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
     name, wanted = "plan_kv_cache", planned["terms"]["kv_cache"]
     tokens = wanted // planned["kv_block_bytes"] * BLOCK_TOKENS
     expected = f"{_gib(wanted)} in blocks for {tokens} tokens, within 3 %"
     if deed.kv_blocks is None or deed.kv_block_tokens is None:
-        return _unknown(name, expected, "vllm:cache_config_info at /metrics does not tell")
+        _untold(name, expected, "vllm:cache_config_info at /metrics does not tell", evidence)
+        return
     got = deed.kv_blocks * deed.kv_block_tokens // BLOCK_TOKENS * planned["kv_block_bytes"]
-    seen = f"{_gib(got)} in {deed.kv_blocks} blocks of {deed.kv_block_tokens} tokens"
-    if abs(got - wanted) <= KV_TOLERANCE * wanted:
-        return Check(name, "pass", expected, seen)
-    less = "less" if got < wanted else "more"
-    return Check(
+    evidence.verdict(
         name,
-        "fail",
-        expected,
-        seen,
         "plan-kv-cache-differs",
-        f"vLLM made {less} room for chats than planned: --kv-cache-memory-bytes or"
-        " --kv-cache-dtype is not the plan's, or the plan is of another model.",
-        "Run the play again so that the flags of the plan reach vLLM.",
+        good=abs(got - wanted) <= KV_TOLERANCE * wanted,
+        expected=expected,
+        seen=f"{_gib(got)} in {deed.kv_blocks} blocks of {deed.kv_block_tokens} tokens",
     )
 
 
-def _context(planned: Mapping[str, t.Any], deed: Deed) -> Check:
+def _context(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
     name, expected = "plan_context", f"{planned['context']} tokens"
     if deed.max_model_len is None:
-        return _unknown(name, expected, "neither /v1/models nor the log tells")
-    seen = f"{deed.max_model_len} tokens"
-    if deed.max_model_len == planned["context"]:
-        return Check(name, "pass", expected, seen)
-    return Check(
+        _untold(name, expected, "neither /v1/models nor the log tells", evidence)
+        return
+    evidence.verdict(
         name,
-        "fail",
-        expected,
-        seen,
         "plan-context-differs",
-        "--max-model-len is not the plan's.",
-        "Set vllm_max_model_len to the plan's context, or plan again with this one.",
+        good=deed.max_model_len == planned["context"],
+        expected=expected,
+        seen=f"{deed.max_model_len} tokens",
     )
 
 
-def _graphs(planned: Mapping[str, t.Any], deed: Deed) -> Check:
-    name, most = "plan_cuda_graphs", planned["terms"].get("cuda_graphs")
-    if not most:
-        return _skipped(name)
+def _graphs(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+    name, most = "plan_cuda_graphs", planned["terms"]["cuda_graphs"]
     expected = f"at most {_gib(most)}"
     if deed.graphs_bytes is None:
-        return _unknown(name, expected, "the log of this start is not there any more")
-    if deed.graphs_bytes <= most + ROUNDING_BYTES:
-        return Check(name, "pass", expected, _gib(deed.graphs_bytes))
-    return Check(
+        _untold(name, expected, "the log of this start is not there any more", evidence)
+        return
+    evidence.verdict(
         name,
-        "fail",
-        expected,
-        _gib(deed.graphs_bytes),
         "plan-graphs-exceed",
-        "CUDA graphs take more than planned: --max-num-seqs is higher, or this vLLM records more.",
-        "Set vllm_max_num_seqs to the plan's, or vllm_enforce_eager: true.",
+        good=deed.graphs_bytes <= most + ROUNDING_BYTES,
+        expected=expected,
+        seen=_gib(deed.graphs_bytes),
     )
 
 
-def _total(planned: Mapping[str, t.Any], deed: Deed) -> Check:
-    name, terms = "plan_total", planned["terms"]
-    if "weights" not in terms:
-        return _skipped(name)
-    most = sum(terms.values())
-    expected = f"at most {_gib(most)} held by the engine, {_gib(terms['slack'])} of it slack"
+def _total(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+    name, most = "plan_total", sum(planned["terms"].values())
+    slack = _gib(planned["terms"]["slack"])
+    expected = f"at most {_gib(most)} held by the engine, {slack} of it slack"
     if deed.driver_bytes is None:
-        return _unknown(name, expected, "the driver does not tell what the engine's process holds")
-    if deed.driver_bytes <= most:
-        return Check(name, "pass", expected, _gib(deed.driver_bytes))
-    return Check(
+        _untold(name, expected, "the driver does not tell what the engine holds", evidence)
+        return
+    evidence.verdict(
         name,
-        "fail",
-        expected,
-        _gib(deed.driver_bytes),
         "plan-total-exceeds",
-        "The engine holds more than all terms together. If no term above failed, it is the"
-        " driver's context, the libraries or the activations.",
-        "Lower vllm_max_num_batched_tokens and vllm_max_num_seqs, and report it: the plan's"
-        " constants are too small for this card.",
+        good=deed.driver_bytes <= most,
+        expected=expected,
+        seen=_gib(deed.driver_bytes),
     )
 
 
-def _skipped(name: str) -> Check:
-    return Check(name, "skipped", seen="not part of this plan")
+_CHECKS: t.Final = {
+    "plan_weights": _weights,
+    "plan_kv_cache": _kv_cache,
+    "plan_context": _context,
+    "plan_cuda_graphs": _graphs,
+    "plan_total": _total,
+}
 
 
-def _unknown(name: str, expected: str, cause: str) -> Check:
-    return Check(name, "unknown", expected, "not told", cause=cause)
+def _untold(name: str, expected: str, cause: str, evidence: Evidence) -> None:
+    evidence.unknown(name, expected=expected, seen="not told", cause=cause)
+
+
+# --- gathering --------------------------------------------------------------------------------
+
+
+class PlanGivenError(ValueError):
+    """What was given as a plan is none."""
+
+
+def check_plan(planned: Mapping[str, t.Any]) -> None:
+    """Refuse what is no plan before anything is asked."""
+    terms = planned.get("terms")
+    terms = terms if isinstance(terms, dict) else {}
+    sizes = (planned.get("context"), planned.get("kv_block_bytes"), *terms.values())
+    whole = all(type(size) is int and size >= 0 for size in sizes) and planned["kv_block_bytes"]
+    if not whole or "kv_cache" not in terms or ("weights" in terms) != ("slack" in terms):
+        raise PlanGivenError(
+            "plan is not what memory_plan returns: it needs context, kv_block_bytes and terms, in"
+            " whole bytes. Give the whole registered answer of a plan that fits."
+        )
+
+
+def gather(
+    host: Host, container: Container | None, gpus: Iterable[Gpu], facts: ApiFacts, timeout: float
+) -> Deed:
+    """Ask the log and the driver, and take what the API told."""
+    log = _engine_log(host, container.id, timeout) if container else ""
+    held = _held_mib(gpus, container.id) if container else None
+    return Deed.of(observed(log), facts.cache_config, facts.context_length, held)
+
+
+def _engine_log(host: Host, container: str, timeout: float) -> str:
+    """Read what the container wrote; empty where nobody tells."""
+    try:
+        answer = host.run(["docker", "logs", container], timeout=timeout)
+    except CommandTimedOutError:
+        return ""
+    return answer.stdout + answer.stderr if answer is not None and answer.ok else ""
+
+
+def _held_mib(gpus: Iterable[Gpu], container: str) -> int | None:
+    """Sum what the engine's processes hold on the card on which they hold most."""
+    sums = []
+    for gpu in gpus:
+        own = [process for process in gpu.processes or () if process.container == container]
+        known = [process.used_mib for process in own if process.used_mib is not None]
+        if known and len(known) == len(own):
+            sums.append(sum(known))
+    return max(sums, default=None)
 
 
 def _bytes(gib: float | None) -> int | None:

@@ -34,6 +34,7 @@ def result(plan: Plan) -> dict[str, t.Any]:
         "fits": plan.fits,
         "estimate": plan.estimate,
         "model": plan.model,
+        "confirmed": plan.card.confirmed,
         "gpu": {
             "name": plan.card.name,
             "memory_mib": plan.card.total_mib,
@@ -66,6 +67,9 @@ def role_variables(plan: Plan) -> dict[str, t.Any]:
     if not plan.fits:
         return {}
     variables: dict[str, t.Any] = {"vllm_enforce_eager": plan.use.enforce_eager}
+    if plan.card.indexes:
+        used = plan.card.indexes[: plan.use.tensor_parallel_size]
+        variables["vllm_gpus"] = [f"nvidia.com/gpu={index}" for index in used]
     extra: list[str] = []
     words = iter(plan.flags)
     for flag in words:
@@ -88,7 +92,11 @@ _OWN_VARIABLE: t.Final[dict[str, type[str | int | float]]] = {
     "--max-model-len": int,
     "--max-num-seqs": int,
     "--max-num-batched-tokens": int,
+    "--block-size": int,
+    "--kv-cache-memory-bytes": int,
     "--gpu-memory-utilization": float,
+    "--tensor-parallel-size": int,
+    "--cpu-offload-gb": int,
 }
 
 

@@ -68,6 +68,12 @@ def engine_metrics(text: str) -> EngineMetrics:
     )
 
 
+def cache_config(text: str) -> dict[str, str]:
+    """Return the labels of vllm:cache_config_info, which hold the engine's settings."""
+    found = (sample for sample in samples(text) if sample.name == "vllm:cache_config_info")
+    return next((dict(sample.labels) for sample in found), {})
+
+
 def _kv_cache_tokens(configs: list[Sample]) -> int | None:
     """Add up the room for tokens: told outright by newer versions, blocks times size by older."""
     rooms = []

@@ -95,6 +95,11 @@ options:
     description: How far the KV cache may be off O(expected_kv_cache_tokens), up or down, in percent.
     type: float
     default: 10
+  plan:
+    description:
+      - The plan that the engine was started by, as M(sparerig.llm.memory_plan) returns it. Without it, nothing is compared.
+      - The weights must be within 1 %, the KV cache within 3 %, and all of it within what the plan takes of the card.
+    type: dict
   completion_api:
     description:
       - Which API the completion is asked from. The chat page uses V(chat).
@@ -314,6 +319,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu_reader
+from ansible_collections.sparerig.llm.plugins.module_utils import _plan_deed
 from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._health import (
     ApiFacts,
@@ -360,6 +366,8 @@ def check_options(params: dict[str, t.Any]) -> None:
     for name in ("endpoint", "web_url"):
         if params[name]:
             check_url(name, params[name])
+    if params["plan"]:
+        _plan_deed.check_plan(params["plan"])
     if params["web_email"] and not (params["web_password"] or params["web_password_file"]):
         raise OptionError("web_email is set: web_password or web_password_file is needed with it")
 
@@ -437,6 +445,9 @@ def check_everything(
             give_up(api_checks(client, wants), deadline, evidence)
         else:
             facts = check_api(client, wants, evidence, deadline)
+        if params["plan"]:
+            deed = _plan_deed.gather(host, container, gpus, facts, patience())
+            _plan_deed.compare(params["plan"], deed, evidence)
     web_version = None
     if params["web_url"]:
         account = (
@@ -553,6 +564,7 @@ def main() -> None:
             "min_context_length": {"type": "int"},
             "expected_kv_cache_tokens": {"type": "int", "no_log": False},
             "tolerance_percent": {"type": "float", "default": 10},
+            "plan": {"type": "dict"},
             "completion_api": {
                 "type": "str",
                 "choices": ["chat", "completions", "auto"],
@@ -588,7 +600,7 @@ def main() -> None:
         check_options(params)
         key = secret(module, host, "api_key")
         password = secret(module, host, "web_password")
-    except OptionError as exc:
+    except (OptionError, _plan_deed.PlanGivenError) as exc:
         module.fail_json(msg=str(exc))
     evidence = Evidence(
         {

@@ -21,12 +21,15 @@ options:
     description:
       - A model of the catalogue, by its id (V(llama-3-8b-gptq)) or repository.
       - V(auto) chooses the best one that fits.
+      - Another repository, as V(ORGANISATION/NAME), is planned by the files in O(model_path), and before they are there not at all.
+      - An absolute path is the same as O(model_path).
       - Without O(model), O(model_path) and O(config), every model of the catalogue is planned and RV(report) is a table.
     type: str
   model_path:
     description:
       - A directory that holds a model, or at least its C(config.json).
       - An architecture that is not known is estimated from the headers of its C(*.safetensors) files; RV(estimate) then says so.
+      - With O(model), the directory of its files. If they are not there yet, the catalogue's figures are used.
     type: path
   config:
     description: The content of a model's C(config.json).
@@ -35,10 +38,13 @@ options:
     description:
       - A known card by name, such as V(RTX 3060 12GB).
       - A name that stands for several cards needs its memory.
+      - Without O(gpu), O(gpus), O(gpu_memory_mib) and O(cpu_kv_cache_gib), the host's own card is looked at. Where it has no driver
+        yet, the card is known by its PCI id, and RV(confirmed) is V(false).
     type: str
   gpus:
     description:
-      - The cards as M(sparerig.llm.gpu_info) returns them in RV(sparerig.llm.gpu_info#module:gpus). The one with the most free memory is planned for.
+      - The cards as M(sparerig.llm.gpu_info) returns them in RV(sparerig.llm.gpu_info#module:gpus).
+      - The one with the most free memory is planned for, of those that vLLM can use.
       - Memory that a running vLLM holds counts as free, since a new start gives it back first.
     type: list
     elements: dict
@@ -105,6 +111,18 @@ options:
     description: Let V(auto) choose models whose licence has to be accepted, and which a token is needed for.
     type: bool
     default: false
+  cpu_kv_cache_gib:
+    description: Plan for the processor in place of a card, with this KV cache in GiB (C(VLLM_CPU_KVCACHE_SPACE)).
+    type: float
+  kept:
+    description:
+      - A file on the host that holds an earlier answer of this module as JSON. It is only read.
+      - While model, use and card are the same, the earlier plan stands, whatever a desktop holds today. RV(kept) then says so.
+    type: path
+  replan:
+    description: Pay no attention to O(kept).
+    type: bool
+    default: false
   fail_on_misfit:
     description: Fail when the model does not fit.
     type: bool
@@ -127,28 +145,48 @@ EXAMPLES = r"""
     gpu: RTX 3060 12GB
     chats: 4
 
-- name: Look at the cards
-  sparerig.llm.gpu_info:
-  register: found
-
 - name: Choose the best model for this host
   sparerig.llm.memory_plan:
     model: auto
-    gpus: "{{ found.gpus }}"
   register: choice
 
 - name: Check a model that is on the disk already
   sparerig.llm.memory_plan:
     model_path: /srv/models/my-model
-    gpus: "{{ found.gpus }}"
     fail_on_misfit: true
 """
 
 RETURN = r"""
 fits:
-  description: Whether it fits. In the table, whether any model does.
+  description:
+    - Whether it fits. In the table, whether any model does.
+    - Null where it cannot be said yet; RV(report) says why.
   returned: always
   type: bool
+confirmed:
+  description: Whether the card is as its driver or the options say. V(false) before there is a driver.
+  returned: with a model
+  type: bool
+kept:
+  description: Whether this is an earlier plan, from O(kept).
+  returned: with a model
+  type: bool
+settled:
+  description: Whether the earlier plan is known to be for the files that are on the disk now.
+  returned: with a model
+  type: bool
+wish:
+  description: What was planned for, by which an earlier plan is known again.
+  returned: with a model
+  type: dict
+config_sha256:
+  description: SHA-256 of the model's C(config.json). Empty where it was not there yet.
+  returned: with a model
+  type: str
+served_name:
+  description: Name to serve the model by, that of its repository or its directory.
+  returned: with O(model) or O(model_path)
+  type: str
 report:
   description: The answer in lines to read.
   returned: always
@@ -373,7 +411,9 @@ flags:
   type: list
   elements: str
 vllm_vars:
-  description: The same as variables of the role P(sparerig.llm.vllm#role). Empty where it does not fit.
+  description:
+    - The same as variables of the role P(sparerig.llm.vllm#role), with the parsers of a model of the catalogue and, where the host has
+      several cards, the one to use. Empty where it does not fit.
   returned: with a model
   type: dict
 choices:
@@ -402,74 +442,41 @@ notes:
 """
 
 import typing as t
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils import (
     _cards,
     _catalogue,
+    _gpu,
     _gpu_choice,
     _memory_plan,
     _model_config,
+    _plan_choice,
     _plan_report,
 )
-
-_USE = (
-    "context",
-    "chats",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "fp8_kv_cache",
-    "enforce_eager",
-    "tensor_parallel_size",
-    "cpu_offload_gib",
-    "stretch_context",
-    "pictures",
+from ansible_collections.sparerig.llm.plugins.module_utils._local import (
+    CommandTimedOutError,
+    LocalHost,
 )
+
 _ERRORS = (
     _cards.UnknownCardError,
     _catalogue.CatalogueError,
+    _gpu.GpuOutputError,
     _gpu_choice.GpuChoiceError,
     _memory_plan.PlanError,
     _model_config.ModelConfigError,
+    CommandTimedOutError,
 )
 
 
-def answer(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Plan what was asked for."""
-    card = _gpu_choice.card(params)
-    use = _memory_plan.Use(**{name: params[name] for name in _USE})
-    if params["model"] == "auto":
-        chosen = _catalogue.choose(card, use, gated=params["gated"])
-        return {**_planned(chosen.plan), **_entry(chosen.model), "reason": chosen.reason}
-    if params["model"]:
-        model = _catalogue.find(params["model"])
-        plan = _memory_plan.plan(model.architecture, card, use, model=model.id)
-        return {**_planned(plan), **_entry(model)}
-    if params["config"] is not None:
-        architecture = _model_config.parse(params["config"])
-        return _planned(_memory_plan.plan(architecture, card, use))
-    if params["model_path"]:
-        folder = Path(params["model_path"])
-        architecture, estimate = _model_config.read_directory(folder)
-        plan = _memory_plan.plan(architecture, card, use, model=folder.name, estimate=estimate)
-        return _planned(plan)
+def table(params: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Plan every model of the catalogue."""
+    card = _gpu_choice.card(params, LocalHost())
+    use = _memory_plan.Use(**{name: params[name] for name in _plan_choice.USE})
     rows = [_plan_report.row(model, plan) for model, plan in _catalogue.plans(card, use)]
     report = _plan_report.table(card, rows, use.context, use.chats)
     return {"fits": any(row["fits"] for row in rows), "models": rows, "report": report}
-
-
-def _planned(plan: _memory_plan.Plan) -> dict[str, t.Any]:
-    return {**_plan_report.result(plan), "report": _plan_report.lines(plan)}
-
-
-def _entry(model: _catalogue.Model) -> dict[str, t.Any]:
-    names = (
-        *("id", "repository", "revision", "commit", "title", "format", "licence"),
-        *("licence_notice", "gated", "context", "stop_tokens", "tool_parser"),
-        *("reasoning_parser", "chat_template", "known_from"),
-    )
-    return {"catalogue": {name: getattr(model, name) for name in names}}
 
 
 def main() -> None:
@@ -497,21 +504,25 @@ def main() -> None:
             "stretch_context": {"type": "bool", "default": False},
             "pictures": {"type": "bool", "default": False},
             "gated": {"type": "bool", "default": False},
+            "cpu_kv_cache_gib": {"type": "float"},
+            "kept": {"type": "path"},
+            "replan": {"type": "bool", "default": False},
             "fail_on_misfit": {"type": "bool", "default": False},
         },
         mutually_exclusive=[
-            ("model", "model_path", "config"),
-            ("gpu", "gpus", "gpu_memory_mib"),
+            ("model_path", "config"),
+            ("gpu", "gpus", "gpu_memory_mib", "cpu_kv_cache_gib"),
         ],
-        required_one_of=[("gpu", "gpus", "gpu_memory_mib")],
         required_by={"gpu_memory_mib": ["gpu_capability"]},
         supports_check_mode=True,
     )
+    params = module.params
+    named = params["model"] or params["model_path"] or params["config"] is not None
     try:
-        found = answer(module.params)
+        found = _plan_choice.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
         module.fail_json(msg=str(error))
-    if module.params["fail_on_misfit"] and not found["fits"]:
+    if params["fail_on_misfit"] and found["fits"] is False:
         module.fail_json(msg="\n".join(found["report"]), **found)
     module.exit_json(changed=False, **found)
 

@@ -24,7 +24,9 @@ def _load_under_cap(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
     free, total = torch.cuda.mem_get_info()
     _at_start.update(used=total - free, total=total)
     torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total), self.device)
-    return _load_model(self, *args, **kwargs)
+    loaded = _load_model(self, *args, **kwargs)
+    _at_start.update(allocated_by_load=torch.cuda.memory_allocated())
+    return loaded
 
 
 gpu_worker.Worker.load_model = _load_under_cap
@@ -33,10 +35,19 @@ gpu_worker.Worker.load_model = _load_under_cap
 class Measured:
     """Mixed into the worker by --worker-extension-cls."""
 
-    def sparerig_memory(self) -> dict[str, int]:
+    def sparerig_memory(self) -> dict[str, t.Any]:
         """Tell this process's memory in bytes."""
         free, total = torch.cuda.mem_get_info()
+        model = self.model_runner.model  # type: ignore[attr-defined]
+        held = [*model.named_parameters(), *model.named_buffers()]
+        tensors = {name: tensor.nbytes for name, tensor in held}
         return {
+            "allocated_by_load": _at_start["allocated_by_load"],
+            "tensors": sum(tensors.values()),
+            "first_layer": {name: size for name, size in tensors.items() if ".layers.0." in name},
+            "outside_layers": {
+                name: size for name, size in tensors.items() if ".layers." not in name
+            },
             "card_total": total,
             "card_used": total - free,
             "card_used_at_start": _at_start["used"],

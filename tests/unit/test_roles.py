@@ -19,6 +19,10 @@ ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
 # Variables without a role's prefix that roles may read.
 SHARED = {
     "sparerig_device",  # the one switch between an NVIDIA card and the processor
+    "sparerig_model",  # what to serve: auto, an id of the catalogue, a repository, a directory
+    "vllm_plan",  # what the plan of the card's memory says: also which model to have
+    "model_store_token",  # whether gated models may be chosen
+    "model_store_update",  # whether to plan anew
     "model_store_path",  # where model_store leaves the model, for those that serve it
     "model_store_repository",  # the model's own name, for the engine to call it by
     "vllm_unit",  # the engine's name on its network, for the page

@@ -777,11 +777,12 @@ def test_options_that_cannot_be_meant(
 def test_every_failure_is_known_and_used() -> None:
     """The table and the code name the same failures."""
     root = Path(inference_health.__file__).parents[1]
-    sources = [root / "module_utils" / f"_{name}.py" for name in ("health", "http", "completion")]
+    parts = ("health", "http", "completion", "plan_deed")
+    sources = [root / "module_utils" / f"_{name}.py" for name in parts]
     code = "".join(path.read_text() for path in [*sources, Path(inference_health.__file__)])
     named = set(
         re.findall(
-            r'"((?:api|deadline|gpu|driver|engine|container|model|completion|web|slow|chat)-[a-z-]+)"',
+            r'"((?:api|deadline|gpu|driver|engine|container|model|completion|plan|web|slow|chat)-[a-z-]+)"',
             code,
         )
     )

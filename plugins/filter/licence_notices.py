@@ -1,0 +1,25 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the licences of the served models want shown on the chat page."""
+
+from __future__ import annotations
+
+import typing as t
+
+
+def licence_notices(hosts: list[str], hostvars: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """Make a banner of each notice that the plans of these hosts name, each notice once."""
+    plans = [hostvars[host].get("vllm_plan") or {} for host in hosts if host in hostvars]
+    notices = [(plan.get("catalogue") or {}).get("licence_notice", "") for plan in plans]
+    return [
+        {"content": notice, "dismissible": False} for notice in dict.fromkeys(filter(None, notices))
+    ]
+
+
+class FilterModule:
+    """Names the filters for Ansible."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Return them by name."""
+        return {"licence_notices": licence_notices}
