@@ -92,12 +92,15 @@ checks:
     status:
       description: How it went.
       type: str
-      choices: [pass, fail]
+      choices: [pass, fail, unknown, skipped]
     expected:
       description: What should be.
       type: str
     seen:
       description: What was.
+      type: str
+    failure:
+      description: Stable name of the failure.
       type: str
     cause:
       description: The likely cause of a failure.

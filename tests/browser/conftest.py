@@ -83,7 +83,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> OpenWebUI:
 
 @pytest.fixture(scope="session")
 def stand_in(api: OpenWebUI) -> Iterator[str]:
-    """Make sure that everyone may talk to the stand-in; return what the model is called."""
+    """Let everyone's new chats be with the stand-in; return what the model is called."""
     connections = api.get("/openai/config")
     url = os.environ.get("OPEN_WEBUI_STAND_IN_URL")
     added = not _served(api) and url
@@ -96,7 +96,10 @@ def stand_in(api: OpenWebUI) -> Iterator[str]:
     known = {record["id"] for record in api.get("/api/v1/models/all")}
     if STAND_IN not in known:
         api.post("/api/v1/models/create", _public(STAND_IN))
+    preset = api.get("/api/v1/configs/models")
+    api.post("/api/v1/configs/models", {**preset, "DEFAULT_MODELS": STAND_IN})
     yield STAND_IN
+    api.post("/api/v1/configs/models", preset)
     if STAND_IN not in known:
         api.post("/api/v1/models/model/delete", {"id": STAND_IN})
     if added:

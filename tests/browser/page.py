@@ -17,10 +17,12 @@ if t.TYPE_CHECKING:
     from playwright.sync_api import FilePayload, Locator, Request
     from playwright.sync_api import Page as Tab
 
-SLOW = 60_000  # milliseconds; the first load brings 10 MB of scripts to a cold cache
+SLOW = 180_000  # milliseconds; the first load brings 10 MB of scripts to a machine that is busy
 
 # The browser says this when an interface comes or goes on the machine that the tests run on.
 OUR_MACHINE = "net::ERR_NETWORK_CHANGED"
+
+expect.set_options(timeout=60_000)
 
 # Notes how long the newest answer was each time the page changed it.
 WATCH = """() => {
@@ -43,7 +45,7 @@ class Page:
         self._name = ""
         self._network_changed = False
         tab.on("requestfailed", self._note_failure)
-        tab.set_default_timeout(15_000)
+        tab.set_default_timeout(60_000)
 
     # Coming and going.
 
