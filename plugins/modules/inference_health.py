@@ -332,9 +332,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _document_probe
+from ansible_collections.sparerig.llm.plugins.module_utils import _document_probe, _plan_deed
 from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu_reader
-from ansible_collections.sparerig.llm.plugins.module_utils import _plan_deed
 from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._health import (
     ApiFacts,

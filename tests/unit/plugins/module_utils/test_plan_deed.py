@@ -121,7 +121,18 @@ LOG = "INFO Model loading took 5.32 GiB memory\nGraph capturing finished in 2 se
 
 
 def gpu(*processes: GpuProcess) -> Gpu:
-    nobody_asks = ("GPU-1", "0000:01:00.0", "10de:2503", 12288, 11000, 1000, "8.6", None, None, None)
+    nobody_asks = (
+        "GPU-1",
+        "0000:01:00.0",
+        "10de:2503",
+        12288,
+        11000,
+        1000,
+        "8.6",
+        None,
+        None,
+        None,
+    )
     return Gpu(0, "NVIDIA GeForce RTX 3060", *nobody_asks, processes)
 
 
