@@ -39,7 +39,7 @@ def states(state: str) -> tuple[str, str]:
 
 
 # The kernel that came with the driver stays: the PC may be running it.
-KERNEL = re.compile(r"^package linux-(image-\d|modules-\d|base )")
+KERNEL = re.compile(r"^package linux-(image-\d|modules-\d|base )| /etc/kernel/")
 
 
 def card_in_the_unit(rig: Rig) -> str:
