@@ -40,7 +40,9 @@ WISH: dict[str, t.Any] = {
     "kept": None,
     "replan": False,
 }
-PCI_IDS = "\n10de  NVIDIA Corporation\n\t1b06  GP102 [GeForce GTX 1080 Ti]\n\t1eb8  TU104GL [Tesla T4]\n"
+PCI_IDS = (
+    "\n10de  NVIDIA Corporation\n\t1b06  GP102 [GeForce GTX 1080 Ti]\n\t1eb8  TU104GL [Tesla T4]\n"
+)
 CARD = "NVIDIA GeForce {}, GPU-{}, 00000000:0{}:00.0, 0x250310DE, {}, {}, {}, {}, 170, 12, Enabled"
 
 

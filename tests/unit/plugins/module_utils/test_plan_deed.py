@@ -70,7 +70,7 @@ def test_as_planned() -> None:
         ({"kv_blocks": int(BLOCKS * 0.96)}, "kv_cache", "plan-kv-cache-differs"),
         ({"kv_blocks": int(BLOCKS * 1.04)}, "kv_cache", "plan-kv-cache-differs"),
         ({"max_model_len": 4096}, "context", "plan-context-differs"),
-        ({"graphs_bytes": PLAN.cuda_graphs + 50 * MIB}, "cuda_graphs", "plan-graphs-exceed"),
+        ({"graphs_bytes": PLAN.cuda_graphs + 300 * MIB}, "cuda_graphs", "plan-graphs-exceed"),
         ({"driver_bytes": PLAN.free + MIB}, "total", "plan-total-exceeds"),
     ],
 )
@@ -121,7 +121,18 @@ LOG = "INFO Model loading took 5.32 GiB memory\nGraph capturing finished in 2 se
 
 
 def gpu(*processes: GpuProcess) -> Gpu:
-    nobody_asks = ("GPU-1", "0000:01:00.0", "10de:2503", 12288, 11000, 1000, "8.6", None, None, None)
+    nobody_asks = (
+        "GPU-1",
+        "0000:01:00.0",
+        "10de:2503",
+        12288,
+        11000,
+        1000,
+        "8.6",
+        None,
+        None,
+        None,
+    )
     return Gpu(0, "NVIDIA GeForce RTX 3060", *nobody_asks, processes)
 
 
