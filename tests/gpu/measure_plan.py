@@ -204,7 +204,7 @@ CASES = (
     ),
     Case("qwen2.5-7b-bf16", base("qwen2.5-7b-awq"), None, 24),
     Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
-    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 8, SHORT),
+    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 8, Use(context=2048)),
     Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 24),
     Case("qwen3-32b-awq-int4", base("qwen3-32b-awq"), AWQ, 24),
 )
@@ -302,7 +302,7 @@ class Engine:
                 "HF_HUB_OFFLINE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
                 "VLLM_SERVER_DEV_MODE": "1",
-                "VLLM_CACHE_ROOT": str(setup.work / "cache"),
+                "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT", str(setup.work / "cache")),
                 "SPARERIG_TORCH_CAP": str(cap),
             },
         )

@@ -95,7 +95,7 @@ def test_an_unknown_model_is_named_with_the_known() -> None:
         ("RTX 3090", Use(chats=4), "qwen3-14b-awq"),
         # 16k as the article wants it: a model that was made for it
         ("RTX 3060 12GB", Use(context=16384), "qwen3-8b-awq"),
-        ("RTX 3060 12GB", Use(context=100_000), "gemma-3-4b"),
+        ("RTX 4060 Ti 16GB", Use(context=100_000), "gemma-3-4b"),
     ],
 )
 def test_each_card_gets_the_best_that_fits(name: str, use: Use, model: str) -> None:
@@ -110,11 +110,11 @@ def test_each_card_gets_the_best_that_fits(name: str, use: Use, model: str) -> N
 
 def test_gated_models_are_not_chosen_without_a_token() -> None:
     with pytest.raises(CatalogueError, match=r"gemma-3-4b is gated \(Gemma Terms of Use: accept"):
-        choose(card("RTX 3060 12GB"), Use(context=100_000))
+        choose(card("RTX 4060 Ti 16GB"), Use(context=100_000))
 
 
 def test_a_desktop_session_changes_the_choice() -> None:
-    assert choose(card("RTX 2060 6GB", 700)).model.id == "qwen3-4b-awq"
+    assert choose(card("RTX 2080 Ti", 2000)).model.id == "llama-3.1-8b-awq"
     assert choose(card("RTX 4060", 2500)).model.id == "qwen3-4b-awq"
 
 

@@ -27,6 +27,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     graph_bytes,
     matrix_bytes,
     plan,
+    allocated_bytes,
     weight_bytes,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model_config import (
@@ -67,12 +68,12 @@ def catalogued(name: str) -> Architecture:
 
 @pytest.mark.parametrize(
     ("quantization", "measured_gib"),
-    [(None, 14.96), (GPTQ_INT8, 8.62), (GPTQ_INT4, 5.35)],
+    [(None, 14.96), (GPTQ_INT8, 8.57), (GPTQ_INT4, 5.32)],
 )
 def test_weights_within_a_percent_of_vllm(
     quantization: dict[str, t.Any] | None, measured_gib: float
 ) -> None:
-    # measured: vLLM 0.26.0 on an H200, 2026-11-22 (tests/fixtures/vllm_log)
+    # measured: vLLM 0.26.0 on an H100, 2026-11-22, Marlin (tests/fixtures/gpu)
     assert weight_bytes(llama(quantization)) / GIB == pytest.approx(measured_gib, rel=0.01)
 
 
@@ -88,7 +89,7 @@ def test_weights_within_a_percent_of_vllm(
 def test_parameters_are_counted_as_published(name: str, billion: float) -> None:
     # The table of rotary positions is not a parameter.
     architecture = dataclasses.replace(catalogued(name), context=1)
-    assert weight_bytes(architecture, Use(context=1)) / 2e9 == pytest.approx(billion, rel=0.002)
+    assert weight_bytes(architecture, Use(context=1)) / 2e9 == pytest.approx(billion, rel=0.003)
 
 
 def test_llama_parameters_to_the_last_one() -> None:
@@ -101,15 +102,9 @@ def test_llama_parameters_to_the_last_one() -> None:
     ("quantization", "expected"),
     [  # 4096 x 1024 = 4,194,304 elements; 32 groups of 128
         (Quantization(), 2 * 4_194_304),
-        # packed + fp16 scales + 4-bit zeros + int32 index
-        (
-            Quantization("gptq", 4, 128, zero_points=True),
-            2_097_152 + 2 * 32 * 1024 + 32 * 1024 // 2 + 4 * 4096,
-        ),
-        (
-            Quantization("gptq", 8, None, zero_points=True),
-            4_194_304 + 2 * 1024 + 1024 + 4 * 4096,
-        ),
+        # packed + fp16 scales; Marlin keeps no zero points and no index of GPTQ
+        (Quantization("gptq", 4, 128, zero_points=True), 2_097_152 + 2 * 32 * 1024),
+        (Quantization("gptq", 8, None, zero_points=True), 4_194_304 + 2 * 1024),
         (Quantization("awq", 4, 128, zero_points=True), 2_097_152 + 65_536 + 16_384),
         (Quantization("compressed-tensors", 4, 128), 2_097_152 + 65_536),
         (Quantization("compressed-tensors", 8), 4_194_304 + 4 * 1024),
@@ -120,6 +115,21 @@ def test_llama_parameters_to_the_last_one() -> None:
 )
 def test_one_matrix(quantization: Quantization, expected: int) -> None:
     assert matrix_bytes(Linear(("self_attn.q_proj",), 4096, 1024), quantization) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "allocated"),
+    [(4096, 4096), (MIB, MIB), (MIB + 1, 2 * MIB), (33_947_648, 33 * MIB), (24 * MIB, 24 * MIB)],
+)
+def test_pytorch_gives_large_tensors_whole_mebibytes(size: int, allocated: int) -> None:
+    assert allocated_bytes(size) == allocated
+
+
+def test_a_linear_factor_makes_the_table_of_positions_longer() -> None:
+    # measured, vLLM 0.26.0: 512 MiB in place of 64, which Gemma 3 4B was planned too small by
+    scaled = catalogued("gemma-3-4b")
+    plain = dataclasses.replace(scaled, rope_linear_factor=1.0)
+    assert weight_bytes(scaled) - weight_bytes(plain) == 7 * 2 * 131072 * 256
 
 
 def test_embedding_and_head() -> None:
@@ -457,7 +467,7 @@ def choices(made: Plan) -> list[str]:
     ("architecture", "card", "use", "offered"),
     [
         (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "1 chat of full length at once"),
-        (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "a context of 3328 tokens"),
+        (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "a context of 3072 tokens"),
         (llama(GPTQ_INT8), Card("ada", 12288, (8, 9)), Use(chats=2), "an FP8 KV cache"),
         (llama(), RTX_3060, Use(), "a copy of the model in INT4 (5.3 GiB)"),
         (llama(), RTX_3060, Use(), "6 GiB of weights in the PC's own memory"),
@@ -472,7 +482,7 @@ def choices(made: Plan) -> list[str]:
             llama(GPTQ_INT4),
             Card("x", 12288, (8, 6), used_mib=4500),
             Use(),
-            "a context of 4096 tokens",
+            "a context of 3072 tokens",
         ),
     ],
 )
