@@ -10,6 +10,8 @@ OPEN_WEBUI_CREDENTIALS_FILE    a file with WEBUI_ADMIN_EMAIL=... and WEBUI_ADMIN
 OPEN_WEBUI_ADMIN_EMAIL and OPEN_WEBUI_ADMIN_PASSWORD
 OPEN_WEBUI_STAND_IN_URL        only where Open WebUI has no model called "stand-in": the address
                                under which it reaches tests/browser/upstream.py, with the /v1
+OPEN_WEBUI_ENGINE_SYSTEMCTL    only for the test that stops the engine: systemctl on its host, such as
+                               "ssh demo sudo systemctl"
 """
 
 from __future__ import annotations
