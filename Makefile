@@ -93,5 +93,5 @@ molecule: .venv chromium ## Run the whole road on a genuine host
 test: lint types unit sanity integration molecule ## Everything that has to pass
 
 .PHONY: bench
-bench: .venv ## Time a first and a second run of site.yml
+bench: .venv ## Time runs of site.yml, and many chats through the page and past it
 	$(BIN)/python tests/bench/site.py

@@ -65,9 +65,7 @@ class Task(t.NamedTuple):
 
 def call(module: str, options: dict[str, t.Any], *flags: str) -> Task:
     """Run one module on the host, with everything that Ansible can print."""
-    account = {"url": "http://127.0.0.1:8080", "email": "admin@localhost.localdomain"}
-    if "password" not in options:
-        account["credentials_file"] = SECRETS
+    account = {} if "password" in options else {"credentials_file": SECRETS}
     inventory = f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory"
     command = ["ansible", "webui_hosts", "-i", inventory, "-b", "-vvv", *flags]
     command += ["-m", f"sparerig.llm.open_webui_{module}", "-a", json.dumps({**account, **options})]
@@ -166,7 +164,7 @@ REFUSED: list[tuple[str, str, dict[str, t.Any], list[str]]] = [
     (
         "a wrong password",
         "user",
-        {"password": "not-this-one", "users": []},
+        {"email": "admin@localhost.localdomain", "password": "not-this-one", "users": []},
         ["admin@localhost.localdomain or its password is wrong"],
     ),
     (
