@@ -110,5 +110,5 @@ powercut: .venv ## Cut a host's power twenty times, at random points of the play
 test: lint types unit sanity integration molecule nvidia vm ## Everything that has to pass
 
 .PHONY: bench
-bench: .venv ## Time a first and a second run of site.yml
+bench: .venv ## Time runs of site.yml, and many chats through the page and past it
 	$(BIN)/python tests/bench/site.py

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import time
 import typing as t
 
 import pytest
@@ -19,6 +20,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     can_sign_in,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_info import gather
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge import (
+    wait_until_indexed,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,9 +69,7 @@ class Task(t.NamedTuple):
 
 def call(module: str, options: dict[str, t.Any], *flags: str) -> Task:
     """Run one module on the host, with everything that Ansible can print."""
-    account = {"url": "http://127.0.0.1:8080", "email": "admin@localhost.localdomain"}
-    if "password" not in options:
-        account["credentials_file"] = SECRETS
+    account = {} if "password" in options else {"credentials_file": SECRETS}
     inventory = f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory"
     command = ["ansible", "webui_hosts", "-i", inventory, "-b", "-vvv", *flags]
     command += ["-m", f"sparerig.llm.open_webui_{module}", "-a", json.dumps({**account, **options})]
@@ -87,7 +89,8 @@ def call(module: str, options: dict[str, t.Any], *flags: str) -> Task:
 
 
 def test_content_follows_the_options(rig: Rig, page: OpenWebUI) -> None:
-    rig.root("mkdir -p /srv/papers")
+    rig.root("rm -rf /srv/papers")
+    rig.root("mkdir /srv/papers")
     rig.root("sh -c 'echo The boiler is 12 years old. > /srv/papers/boiler.txt'")
     rig.root("sh -c 'echo The stove is blue. > /srv/papers/\u7089\u5b50.txt'")
     secrets = [PASSWORD, rig.secret(PAGE, "WEBUI_ADMIN_PASSWORD")]
@@ -166,7 +169,7 @@ REFUSED: list[tuple[str, str, dict[str, t.Any], list[str]]] = [
     (
         "a wrong password",
         "user",
-        {"password": "not-this-one", "users": []},
+        {"email": "admin@localhost.localdomain", "password": "not-this-one", "users": []},
         ["admin@localhost.localdomain or its password is wrong"],
     ),
     (
@@ -248,3 +251,73 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(rig: Rig, page: OpenWebUI
 def test_documents_work_without_internet(page: OpenWebUI) -> None:
     facts = gather(page, ["documents"], MODEL)
     assert facts["documents_ok"], facts["checks"]
+
+
+def test_a_short_document_can_be_read_whole(page: OpenWebUI) -> None:
+    rooms = [f"Room {number} is painted in the colour {'blue ' * 120}." for number in range(12)]
+    file = page.upload("rooms.txt", "\n\n".join(rooms).encode())["id"]
+    assert wait_until_indexed(page, file, 60) == ""
+
+    def rooms_in_prompt(**how: str) -> int:
+        question = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Which colour has room 7?"}],
+            "files": [{"type": "file", "id": file, **how}],
+            "max_tokens": 1,
+        }
+        sources = page.post("/api/chat/completions", question)["sources"]
+        text = " ".join(passage for source in sources for passage in source["document"])
+        return sum(f"Room {number} is" in text for number in range(12))
+
+    assert 0 < rooms_in_prompt() < 12
+    assert rooms_in_prompt(context="full") == 12
+    page.delete(f"/api/v1/files/{file}")
+
+
+@pytest.fixture
+def restored(play: Play) -> Iterator[None]:
+    """Bring the host back to what the inventory says, after the test."""
+    yield
+    assert play(playbook="playbooks/serve.yml").returncode == 0
+
+
+@pytest.mark.usefixtures("restored")
+def test_options_take_effect_and_a_wrong_one_for_documents_is_caught(
+    rig: Rig, play: Play, page: OpenWebUI
+) -> None:
+    nobody = {
+        "RAG_EMBEDDING_ENGINE": "openai",
+        "RAG_OPENAI_API_BASE_URL": "http://127.0.0.1:9/v1",
+    }
+    options = {
+        "open_webui_name": "Home",
+        "open_webui_language": "de-DE",
+        "open_webui_signup": True,
+        "open_webui_session_length": "12h",
+        "open_webui_banners": [{"content": "Answers may be wrong."}],
+        "open_webui_demo_account": True,
+        "open_webui_env": nobody,
+    }
+    done = play("-e", json.dumps(options))
+    assert done.returncode != 0
+    assert "The chat page cannot index documents (document-not-indexed)" in done.stdout
+    assert "127.0.0.1:9" in done.stdout
+
+    config = page.get("/api/config")
+    assert config["name"] == "Home (Open WebUI)"
+    assert config["default_locale"] == "de-DE"
+    banners = [banner["content"] for banner in page.get("/api/v1/configs/banners")]
+    assert "Answers may be wrong." in banners
+
+    stranger = {"name": "S", "email": "s@example.org", "password": "a long enough one"}
+    assert page.post("/api/v1/auths/signup", stranger)["role"] == "pending"
+
+    password = rig.root(f"cat /etc/sparerig/{PAGE}.demo-password").strip()
+    assert password not in done.stdout
+    demo = {"email": "demo@localhost.localdomain", "password": password}
+    session = page.post("/api/v1/auths/signin", demo)
+    assert session["role"] == "user"
+    assert 11 < (session["expires_at"] - time.time()) / 3600 <= 12
+
+    gone = [{"email": person["email"], "state": "absent"} for person in (demo, stranger)]
+    assert call("user", {"users": gone}).answer["changed"]
