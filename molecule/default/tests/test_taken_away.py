@@ -41,7 +41,7 @@ def test_taken_away_and_brought_back(rig: Rig, play: Play) -> None:
 
     foretold = play("--check", playbook=REMOVE)
     assert foretold.returncode == 0, foretold.stdout[-4000:]
-    assert "changed=2" in foretold.stdout
+    assert "changed=3" in foretold.stdout
     assert left(rig) == there
 
     gone = play(playbook=REMOVE)
