@@ -36,6 +36,7 @@ seealso:
 EXAMPLES = r"""
 - name: See who waits to be let in
   sparerig.llm.open_webui_info:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     gather: [users]
   register: page

@@ -86,6 +86,7 @@ def chats() -> None:
     image = f"$(sudo docker inspect --format '{{{{.Image}}}}' {PAGE})"
     command = (
         f"sudo docker run --rm --interactive --network sparerig {' '.join(secrets)}"
+        f" --env WEBUI_ADMIN_EMAIL=admin@localhost.localdomain"
         f" --entrypoint python3 {image} - --page http://{PAGE}:8080 --engine http://{ENGINE}:8000/v1"
         f" --model tiny-llama-gptq"
     )

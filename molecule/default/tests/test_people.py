@@ -69,7 +69,9 @@ class Task(t.NamedTuple):
 
 def call(module: str, options: dict[str, t.Any], *flags: str) -> Task:
     """Run one module on the host, with everything that Ansible can print."""
-    account = {} if "password" in options else {"credentials_file": SECRETS}
+    account = {"email": "admin@localhost.localdomain"}
+    if "password" not in options:
+        account["credentials_file"] = SECRETS
     inventory = f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory"
     command = ["ansible", "webui_hosts", "-i", inventory, "-b", "-vvv", *flags]
     command += ["-m", f"sparerig.llm.open_webui_{module}", "-a", json.dumps({**account, **options})]
@@ -169,7 +171,7 @@ REFUSED: list[tuple[str, str, dict[str, t.Any], list[str]]] = [
     (
         "a wrong password",
         "user",
-        {"email": "admin@localhost.localdomain", "password": "not-this-one", "users": []},
+        {"password": "not-this-one", "users": []},
         ["admin@localhost.localdomain or its password is wrong"],
     ),
     (
