@@ -43,7 +43,6 @@ def test_a_person_signs_in_and_gets_an_answer(
     page.enter(make_person())
     answer = page.ask("Tell me a story.")
     assert answer.inner_text().strip()
-    page.picture("first-answer")
 
 
 def test_a_stopped_engine_is_told_and_the_chat_goes_on_when_it_is_back(
