@@ -87,11 +87,13 @@ browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-do
 .PHONY: molecule
 molecule: .venv chromium ## Run the whole road on a genuine host
 	$(BIN)/python -m testbed images
+	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name fleet
 	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
 
 .PHONY: test
 test: lint types unit sanity integration molecule ## Everything that has to pass
 
 .PHONY: bench
-bench: .venv ## Time a first and a second run of site.yml
+bench: .venv ## Time a first and a second run of site.yml; with a GPU and vLLM, hold the plan against it
 	$(BIN)/python tests/bench/site.py
+	if command -v nvidia-smi && command -v vllm; then python3 tests/gpu/measure_plan.py --out .cache/measured; fi

@@ -23,11 +23,11 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     PlanError,
     Use,
     activation_bytes,
+    allocated_bytes,
     graph_batch_sizes,
     graph_bytes,
     matrix_bytes,
     plan,
-    allocated_bytes,
     weight_bytes,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model_config import (
