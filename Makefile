@@ -89,6 +89,7 @@ MOLECULE := $(BIN)/molecule -c .config/molecule/config.yml test --scenario-name
 .PHONY: molecule
 molecule: .venv chromium ## Run the whole road on a genuine host
 	$(BIN)/python -m testbed images
+	$(MOLECULE) fleet
 	$(MOLECULE) default
 
 .PHONY: nvidia
@@ -110,5 +111,6 @@ powercut: .venv ## Cut a host's power twenty times, at random points of the play
 test: lint types unit sanity integration molecule nvidia vm ## Everything that has to pass
 
 .PHONY: bench
-bench: .venv ## Time runs of site.yml, and many chats through the page and past it
+bench: .venv ## Time site.yml, and many chats through the page and past it; with a GPU, measure the plan
 	$(BIN)/python tests/bench/site.py
+	if command -v nvidia-smi && command -v vllm; then python3 tests/gpu/measure_plan.py --out .cache/measured; fi

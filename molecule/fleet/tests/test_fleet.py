@@ -49,7 +49,7 @@ def test_each_card_gets_its_model(rig: Rig, name: str, model: str, reason: str) 
     plan = found["plan"]
     assert plan["catalogue"]["id"] == model
     assert reason in plan["reason"]
-    assert (found["repository"], found["revision"]) == (
+    assert (found["model"]["repository"], found["model"]["revision"]) == (
         plan["catalogue"]["repository"],
         plan["catalogue"]["revision"],
     )

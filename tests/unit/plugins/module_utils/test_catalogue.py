@@ -114,7 +114,7 @@ def test_gated_models_are_not_chosen_without_a_token() -> None:
 
 
 def test_a_desktop_session_changes_the_choice() -> None:
-    assert choose(card("RTX 2080 Ti", 2000)).model.id == "llama-3.1-8b-awq"
+    assert choose(card("RTX 2080 Ti", 3000)).model.id == "qwen2.5-7b-awq"
     assert choose(card("RTX 4060", 2500)).model.id == "qwen3-4b-awq"
 
 
