@@ -84,16 +84,33 @@ chromium: # the browser that the tests drive
 browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-documents.md)
 	$(BIN)/pytest --quiet tests/browser
 
+MOLECULE := $(BIN)/molecule -c .config/molecule/config.yml test --scenario-name
+
 .PHONY: molecule
 molecule: .venv chromium ## Run the whole road on a genuine host
 	$(BIN)/python -m testbed images
-	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name fleet
-	$(BIN)/molecule -c .config/molecule/config.yml test --scenario-name default
+	$(MOLECULE) fleet
+	$(MOLECULE) default
+
+.PHONY: nvidia
+nvidia: .venv ## Run the NVIDIA roles on a genuine host with a stand-in card
+	$(MOLECULE) nvidia_driver
+	$(MOLECULE) nvidia_container_toolkit
+	$(MOLECULE) cuda_toolkit
+	$(MOLECULE) nvidia_host
+
+.PHONY: vm
+vm: .venv ## Run the driver role on an emulated PC with a real kernel
+	$(BIN)/pytest --quiet tests/vm
+
+.PHONY: powercut
+powercut: .venv ## Cut a host's power twenty times, at random points of the play
+	POWER_CUTS=20 $(MOLECULE) nvidia_host
 
 .PHONY: test
-test: lint types unit sanity integration molecule ## Everything that has to pass
+test: lint types unit sanity integration molecule nvidia vm ## Everything that has to pass
 
 .PHONY: bench
-bench: .venv ## Time a first and a second run of site.yml; with a GPU and vLLM, hold the plan against it
+bench: .venv ## Time runs of site.yml, and many chats; with a GPU and vLLM, hold the plan against it
 	$(BIN)/python tests/bench/site.py
 	if command -v nvidia-smi && command -v vllm; then python3 tests/gpu/measure_plan.py --out .cache/measured; fi

@@ -31,7 +31,7 @@ options:
     description:
       - A file on the host with the line C(WEBUI_ADMIN_PASSWORD=...) and, when O(email) is left out,
         C(WEBUI_ADMIN_EMAIL=...). The role P(sparerig.llm.open_webui#role) makes one,
-        C(/etc/sparerig/sparerig-open-webui.secrets.env).
+        C(/etc/sparerig/sparerig-open-webui.secrets.env), with the password alone.
       - The password then never leaves the host. The session is kept beside it, in a file of the
         same name that ends in C(.session) and only its owner can read, and used by later tasks.
     type: path

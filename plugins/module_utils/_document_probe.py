@@ -14,7 +14,6 @@ from __future__ import annotations
 import secrets
 import time
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
     OpenWebUI,
@@ -25,50 +24,87 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge
     wait_until_indexed,
 )
 
-Check = dict[str, str]
+if t.TYPE_CHECKING:
+    from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
 
 NAME = "sparerig-document-probe.txt"
+CHECKS = ["document_upload", "document_index", "document_in_prompt"]
 
 
-@dataclass(frozen=True)
-class DocumentProbe:
-    """What the probe found; ``checks`` in the order they were reached."""
-
-    ok: bool
-    checks: list[Check]
-    indexing_seconds: float | None = None
-    answer_seconds: float | None = None
-
-
-def probe_documents(client: OpenWebUI, model: str, *, index_timeout: float = 60.0) -> DocumentProbe:
+def probe_documents(
+    client: OpenWebUI, model: str | None, evidence: Evidence, *, index_timeout: float = 60.0
+) -> None:
     """Take one short document the whole way and clean up behind it, whatever happened."""
-    word = f"probe-{secrets.token_hex(6)}"
+    with evidence.section(CHECKS):
+        word = f"probe-{secrets.token_hex(6)}"
+        file_id = _upload(client, word, evidence)
+        try:
+            _see_it_indexed(client, file_id, evidence, index_timeout)
+            _see_it_in_the_prompt(client, model, file_id, word, evidence)
+        finally:
+            _remove(client, file_id, evidence)
+
+
+def _upload(client: OpenWebUI, word: str, evidence: Evidence) -> str:
     text = f"The inventory number of the lighthouse is {word}. It is painted on its door.\n"
-    checks: list[Check] = []
-    file_id = ""
-    started = time.monotonic()
+    expected = "an upload is accepted"
     try:
         file_id = str(client.upload(NAME, text.encode())["id"])
-        checks.append(_passed("document_upload", "an upload is accepted", f"file {file_id}"))
-        error = wait_until_indexed(client, file_id, index_timeout)
-        indexed = time.monotonic() - started
-        if error:
-            checks.append(_not_indexed(error))
-            return DocumentProbe(ok=False, checks=checks)
-        checks.append(
-            _passed("document_index", "status completed", f"completed in {indexed:.1f} s")
-        )
-        started = time.monotonic()
-        held = word in _prompted(client, model, file_id)
-        answered = time.monotonic() - started
-        checks.append(_in_prompt(model, held=held))
-        return DocumentProbe(held, checks, indexed, answered)
     except OpenWebUIError as error:
-        checks.append(_broken("document_question" if file_id else "document_upload", str(error)))
-        return DocumentProbe(ok=False, checks=checks)
-    finally:
-        if file_id:
-            client.delete(f"/api/v1/files/{quoted(file_id)}")
+        evidence.stop("document_upload", "document-refused", expected=expected, seen=str(error))
+    evidence.passed("document_upload", expected=expected, seen=f"file {file_id}")
+    return file_id
+
+
+def _see_it_indexed(
+    client: OpenWebUI, file_id: str, evidence: Evidence, index_timeout: float
+) -> None:
+    started = time.monotonic()
+    expected = f"indexed within {index_timeout:g} s"
+    try:
+        error = wait_until_indexed(client, file_id, index_timeout)
+    except OpenWebUIError as broken:
+        error = str(broken)
+    if error:
+        evidence.stop("document_index", "document-not-indexed", expected=expected, seen=error)
+    seen = f"indexed in {time.monotonic() - started:.1f} s"
+    evidence.passed("document_index", expected=expected, seen=seen)
+
+
+def _see_it_in_the_prompt(
+    client: OpenWebUI, model: str | None, file_id: str, word: str, evidence: Evidence
+) -> None:
+    expected = "the prompt of a question about it holds its text"
+    try:
+        model = model or _first_served(client)
+        held = word in _prompted(client, model, file_id)
+    except OpenWebUIError as error:
+        evidence.stop(
+            "document_in_prompt", "document-question-fails", expected=expected, seen=str(error)
+        )
+    seen = f"{model} was asked {'with' if held else 'without'} it"
+    evidence.verdict(
+        "document_in_prompt", "document-not-in-prompt", good=held, expected=expected, seen=seen
+    )
+
+
+def _remove(client: OpenWebUI, file_id: str, evidence: Evidence) -> None:
+    try:
+        client.delete(f"/api/v1/files/{quoted(file_id)}")
+    except OpenWebUIError as error:
+        cause = f"{NAME} is left among the administrator's files: remove it in the page"
+        expected = "the document is removed again"
+        evidence.unknown("document_removal", expected=expected, seen=str(error), cause=cause)
+
+
+def _first_served(client: OpenWebUI) -> str:
+    models = client.get("/api/models")["data"]
+    if not models:
+        message = (
+            "Open WebUI sees no model to ask: is vLLM up, and does OPENAI_API_BASE_URLS name it?"
+        )
+        raise OpenWebUIError(message)
+    return str(models[0]["id"])
 
 
 def _prompted(client: OpenWebUI, model: str, file_id: str) -> str:
@@ -85,53 +121,3 @@ def _prompted(client: OpenWebUI, model: str, file_id: str) -> str:
     answer: t.Any = client.post("/api/chat/completions", body)
     passages = (source.get("document") or [] for source in answer.get("sources") or [])
     return "\n".join(text for texts in passages for text in texts)
-
-
-def _passed(name: str, expected: str, seen: str) -> Check:
-    return {
-        "name": name,
-        "status": "pass",
-        "expected": expected,
-        "seen": seen,
-        "cause": "",
-        "mend": "",
-    }
-
-
-def _not_indexed(error: str) -> Check:
-    return {
-        "name": "document_index",
-        "status": "fail",
-        "expected": "status completed",
-        "seen": error,
-        "cause": "Open WebUI takes uploads but cannot turn them into vectors, usually for want "
-        "of its embedding model. Chats then go on without the documents.",
-        "mend": "journalctl -u sparerig-open-webui | grep -i -e embedding -e SentenceTransformer",
-    }
-
-
-def _in_prompt(model: str, *, held: bool) -> Check:
-    if held:
-        return _passed(
-            "document_in_prompt", "the passage is given to the model", f"given to {model}"
-        )
-    return {
-        "name": "document_in_prompt",
-        "status": "fail",
-        "expected": "the passage is given to the model",
-        "seen": f"{model} was asked without it",
-        "cause": "The document is indexed, but nothing of it is found again: retrieval is "
-        "off, its threshold is too high, or the vectors come from another embedding model.",
-        "mend": "docker inspect sparerig-open-webui | grep RAG_",
-    }
-
-
-def _broken(name: str, error: str) -> Check:
-    return {
-        "name": name,
-        "status": "fail",
-        "expected": "an answer",
-        "seen": error,
-        "cause": "Open WebUI, or the model server behind it, did not answer as it should.",
-        "mend": "journalctl -u sparerig-open-webui -u sparerig-vllm -n 50",
-    }

@@ -403,6 +403,32 @@ _ALL = (
         "Open WebUI cannot reach the engine, or asks it with another key.",
         _WEB_LOG + "; " + _LOG,
     ),
+    Failure(
+        "document-refused",
+        "The chat page takes no documents",
+        "Its disk is full, uploads are forbidden, or the account is not accepted.",
+        "df -h /var/lib/sparerig; " + _WEB_LOG,
+    ),
+    Failure(
+        "document-not-indexed",
+        "The chat page cannot index documents",
+        "Its embedding model is not there, or the embedding engine that it is pointed at does not"
+        " answer. Uploads still look fine, and chats go on without the documents.",
+        "docker inspect {web_unit} | grep RAG_; " + _WEB_LOG,
+    ),
+    Failure(
+        "document-question-fails",
+        "A question about a document gets no answer",
+        "The engine does not answer, or the embedding engine does not turn questions into vectors.",
+        _WEB_LOG + "; " + _LOG,
+    ),
+    Failure(
+        "document-not-in-prompt",
+        "Documents do not reach the model",
+        "The document is indexed, but nothing of it is found again: retrieval is off, its threshold"
+        " is too high, or the vectors come from another embedding model.",
+        "docker inspect {web_unit} | grep RAG_",
+    ),
 )
 
 FAILURES: t.Final[Mapping[str, Failure]] = {failure.id: failure for failure in _ALL}

@@ -206,12 +206,18 @@ def _first_delivered(
     """Take the first way whose files the archive has, every one."""
     expected = "every file that the packages are made of"
     unsent: list[str] = []
+    refused: AptError | None = None
     for way in ways:
         names = list(way.install)
         if request.upgrade:
             names += kernel_metas(seen.packages)
         # What is held is removed only where apt is told so by name.
-        downloads = archive.downloads([*names, *(f"{name}-" for name in verdict.unhold)])
+        try:
+            downloads = archive.downloads([*names, *(f"{name}-" for name in verdict.unhold)])
+        except AptError as error:
+            # A mirror that is half updated lists packages, and not yet what they need.
+            refused = refused or error
+            continue
         gone = archive.unsent(downloads)
         if gone:
             unsent = unsent or gone
@@ -227,6 +233,8 @@ def _first_delivered(
             boots=way.boots,
         )
         return passed("archive", expected, shown), plan
+    if refused and not unsent:
+        raise refused
     return failed("archive", "archive-incomplete", expected, f"missing: {_short(unsent)}").because(
         "The archive lists packages that it can't send: "
         f"{_short(unsent)}. Without them the kernel that boots next would have no NVIDIA module.",

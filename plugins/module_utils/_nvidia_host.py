@@ -150,12 +150,15 @@ def read_packages(host: Host) -> dict[str, Package]:
     return parse_stanzas(host.read("/var/lib/dpkg/status") or "", OF_INTEREST)
 
 
-def dpkg_interrupted(host: Host, packages: Mapping[str, Package]) -> bool:
-    """Whether an installation was cut off half-way, by a power cut for instance."""
-    unfinished = any(
-        p.state not in {"installed", "config-files", "not-installed"} for p in packages.values()
-    )
-    return unfinished or any(name.isdigit() for name in host.names("/var/lib/dpkg/updates"))
+def dpkg_interrupted(host: Host) -> bool:
+    """Whether an installation was cut off half-way, by a power cut for instance.
+
+    Whatever it was of: dpkg does nothing else before that is finished.
+    """
+    status = host.read("/var/lib/dpkg/status") or ""
+    unfinished = re.search(r"^Status: \S+ \S+ (unpacked|half-|triggers-)", status, re.MULTILINE)
+    journal = any(name.isdigit() for name in host.names("/var/lib/dpkg/updates"))
+    return bool(unfinished) or journal
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def _spelt_out(uri: str) -> str:
     return uri.replace("$(ARCH)", "amd64").rstrip("/")
 
 
-def apt_lock_holder(host: Host) -> str:
+def apt_lock_holder() -> str:
     """Name the program that holds dpkg's lock; empty when nobody does."""
     for lock in _DPKG_LOCKS:
         try:
@@ -294,6 +297,6 @@ def apt_lock_holder(host: Host) -> str:
         except OSError:
             continue
         if kind != fcntl.F_UNLCK:
-            name = (host.read(f"/proc/{pid}/comm") or "a program").strip()
+            name = (LocalHost().read(f"/proc/{pid}/comm") or "a program").strip()
             return f"{name} (process {pid})"
     return ""

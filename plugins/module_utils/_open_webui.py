@@ -202,10 +202,12 @@ class OpenWebUI:
         warn: Callable[[str], None] = lambda _unused: None,
         transport: Transport | None = None,
         sessions: SessionFile | None = None,
+        administrator: bool = True,
     ) -> None:
         """Wait until Open WebUI answers, check its version, sign in."""
         self.account = account
         self._sessions = sessions
+        self._administrator = administrator
         self.base = account.url.rstrip("/")
         self.transport = transport or http_transport(validate_certs=account.validate_certs)
         self._headers: dict[str, str] = {"Accept": "application/json"}
@@ -320,7 +322,7 @@ class OpenWebUI:
             session = self._sign_in()
             if self._sessions:
                 self._sessions.save(self.account, session["token"])
-        if session.get("role") != "admin":
+        if self._administrator and session.get("role") != "admin":
             message = (
                 f"{self.account.email} signed in at {self.base} with the role "
                 f"{session.get('role')!r}: people and content are managed by an administrator."

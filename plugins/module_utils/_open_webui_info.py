@@ -11,11 +11,8 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.sparerig.llm.plugins.module_utils._document_probe import probe_documents
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUI,
-    OpenWebUIError,
-    quoted,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import OpenWebUI, quoted
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_config import shown_settings
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge import (
     knowledge_by_name,
@@ -30,6 +27,9 @@ if t.TYPE_CHECKING:
 
 Facts = dict[str, t.Any]
 
+UNITS = {"unit": "sparerig-vllm", "web_unit": "sparerig-open-webui"}
+"""What the roles call the services, for the commands in the evidence."""
+
 _MANY = 10_000
 
 
@@ -40,9 +40,10 @@ def gather(client: OpenWebUI, wanted: Collection[str], model: str | None) -> Fac
     if "settings" in wanted:
         facts["settings"] = shown_settings(client.get("/api/v1/configs/export"))
     if "documents" in wanted:
-        probe = probe_documents(client, model or _first_served(client))
-        facts["checks"] = probe.checks
-        facts["documents_ok"] = probe.ok
+        evidence = Evidence(UNITS | {"url": "the engine", "web_url": client.base})
+        probe_documents(client, model, evidence)
+        facts["checks"] = evidence.checks
+        facts["documents_ok"] = evidence.first_failure is None
     return facts
 
 
@@ -100,13 +101,3 @@ def _file(file: Facts) -> Facts:
     folder = file.get("directory_path")
     name = f"{folder}/{file['filename']}" if folder else file["filename"]
     return {"name": name, "status": (file.get("data") or {}).get("status", "completed")}
-
-
-def _first_served(client: OpenWebUI) -> str:
-    models = client.get("/api/models")["data"]
-    if not models:
-        message = (
-            "Open WebUI sees no model to ask: is vLLM up, and does OPENAI_API_BASE_URLS name it?"
-        )
-        raise OpenWebUIError(message)
-    return str(models[0]["id"])

@@ -39,7 +39,8 @@ options:
     description:
       - V(started) makes the unit, enables it at boot and has it running.
       - V(stopped) makes the unit and has it stopped and not started at boot.
-      - V(absent) removes the unit, its container and its settings. Its secrets and volumes are kept.
+      - V(absent) removes the unit, its container, its settings and those of its O(networks) that no other container is on.
+        Its secrets and volumes are kept.
     type: str
     choices: [started, stopped, absent]
     default: started
@@ -214,6 +215,7 @@ secrets_file:
 
 import inspect
 import os
+import shutil
 import typing as t
 from pathlib import Path
 
@@ -347,19 +349,23 @@ class ContainerService:
         )  # fmt: skip
         return self.must(*inspect_image, mend="").strip()
 
+    def network_label(self, network: Network) -> str | None:
+        """Return how a network of this name was made; None when there is none."""
+        label = '{{index .Labels "sparerig.network"}}'
+        inspect_network = ("docker", "network", "inspect", "--format", label, network.name)
+        status, out, _err = self.run(*inspect_network) if self.docker else (1, "", "")
+        return None if status else out.strip()
+
     def ensure_network(self, network: Network) -> None:
         """Make the network when it is missing; refuse one of the same name made differently."""
-        label = '{{index .Labels "sparerig.network"}}'
-        status, out, _err = (
-            self.run("docker", "network", "inspect", "--format", label, network.name)
-            if self.docker
-            else (1, "", "")
-        )
-        if status and self.changed():
-            self.must(
-                *network.create_command(), mend="`docker network ls` shows the networks there are."
-            )
-        elif not status and out.strip() != network.label:
+        label = self.network_label(network)
+        if label is None:
+            if self.changed():
+                self.must(
+                    *network.create_command(),
+                    mend="`docker network ls` shows the networks there are.",
+                )
+        elif label != network.label:
             self.fail(
                 f"The Docker network {network.name} exists with other properties than are wanted. "
                 f"Stop what uses it (`docker network inspect {network.name}`), then "
@@ -476,7 +482,26 @@ class ContainerService:
             )
 
     def absent(self) -> None:
-        """Take away the unit, its container and its settings; keep its secrets."""
+        """Take away the unit, its container, settings and networks; keep its secrets."""
+        self.remove_unit()
+        unused = [
+            network.name
+            for network in self.spec.networks
+            if self.network_label(network) == network.label and self.is_unused(network)
+        ]
+        if unused and self.changed():
+            self.must("docker", "network", "rm", *unused, mend="")
+
+    def is_unused(self, network: Network) -> bool:
+        """Tell whether no container but this service's own is on a network."""
+        on_it = self.must(
+            "docker", "ps", "--all", "--filter", f"network={network.name}",
+            "--format", "{{.Names}}", mend="",
+        )  # fmt: skip
+        return set(on_it.split()) <= {self.spec.name}
+
+    def remove_unit(self) -> None:
+        """Take away the unit and its settings, and with it the container."""
         spec = self.spec
         left = [
             path
@@ -489,6 +514,8 @@ class ContainerService:
             self.must("systemctl", "disable", "--now", "--quiet", self.unit, mend="")
         for path in left:
             Path(path).unlink()
+        if not list(Path(spec.config_file).parent.glob("*.json")):
+            shutil.rmtree(LIBRARY_DIR, ignore_errors=True)  # no other unit needs it
         self.must("systemctl", "daemon-reload", mend="")
 
 

@@ -14,11 +14,12 @@ author: [The sparerig maintainers (@sparerig)]
 description:
   - Proves that a vLLM server does what was deployed. It reads GPU memory from the driver, for each GPU and for each process,
     asks the API everything it tells of itself, and lets the model speak, measuring time to first token and tokens per second.
-    On request it also signs in to the Open WebUI page and looks for the model there.
+    On request it also signs in to the Open WebUI page, looks for the model there, and proves that documents work.
   - Every check it reaches is returned as evidence in RV(checks), on failure too, with the likely cause and the command that
     mends it. A check that cannot be made, for want of rights for example, is V(unknown) and never fails by itself.
   - It keeps its deadline whatever the server does, and needs nothing but Python on the host.
   - It only reads. The one thing it leaves behind is a completion in the engine's statistics.
+    O(document_probe) adds a document to the page and removes it.
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
   endpoint:
@@ -137,6 +138,18 @@ options:
     description: Name of the password in O(web_password_file).
     type: str
     default: WEBUI_ADMIN_PASSWORD
+  document_probe:
+    description:
+      - Whether a short document is taken the whole way, which O(web_email) is needed for. It is uploaded, indexed, asked
+        about, and has to be in the prompt that the model gets; then it is removed. Open WebUI itself tells nobody when this
+        fails. Not done in check mode.
+      - With O(web_password_file), the session is kept beside it in C(<file>.session), because sign-ins are limited.
+    type: bool
+    default: false
+  document_timeout:
+    description: Seconds in which that document must be indexed. The first one after a start loads the embedding model.
+    type: float
+    default: 60
   unit:
     description: Systemd unit of the server, for the commands in the evidence.
     type: str
@@ -316,10 +329,11 @@ finish_reason:
 import typing as t
 import urllib.parse
 from dataclasses import asdict
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils import _document_probe, _plan_deed
 from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu_reader
-from ansible_collections.sparerig.llm.plugins.module_utils import _plan_deed
 from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._health import (
     ApiFacts,
@@ -336,6 +350,12 @@ from ansible_collections.sparerig.llm.plugins.module_utils._health import (
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._http import Client, Deadline
 from ansible_collections.sparerig.llm.plugins.module_utils._local import Host, LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
+    Account,
+    OpenWebUI,
+    OpenWebUIError,
+    SessionFile,
+)
 
 _LONGEST_READ = 20.0  # seconds for one question to the driver or to Docker
 _POSITIVE = (
@@ -347,6 +367,7 @@ _POSITIVE = (
     "expected_kv_cache_tokens",
     "max_ttft_ms",
     "min_tokens_per_second",
+    "document_timeout",
 )
 _NOT_NEGATIVE = ("max_used_mib", "max_process_mib", "max_other_mib", "tolerance_percent")
 
@@ -370,6 +391,8 @@ def check_options(params: dict[str, t.Any]) -> None:
         _plan_deed.check_plan(params["plan"])
     if params["web_email"] and not (params["web_password"] or params["web_password_file"]):
         raise OptionError("web_email is set: web_password or web_password_file is needed with it")
+    if params["document_probe"] and not params["web_email"]:
+        raise OptionError("document_probe is true: web_url and web_email are needed with it")
 
 
 def check_url(name: str, url: str) -> None:
@@ -459,6 +482,8 @@ def check_everything(
         else:
             model = params["model"] or facts.model
             web_version = check_web(web, account, model, evidence, deadline)
+        if params["document_probe"]:
+            check_documents(params, password or "", facts.model, evidence, deadline)
     driver = report.driver if report else gpu_reader.Driver()
     return {
         "gpus": [asdict(gpu) for gpu in gpus],
@@ -470,6 +495,38 @@ def check_everything(
         },
         **measured(facts),
     }
+
+
+def check_documents(
+    params: dict[str, t.Any],
+    password: str,
+    served: str | None,
+    evidence: Evidence,
+    deadline: Deadline,
+) -> None:
+    """Prove that documents work, through a page that is known to show the model."""
+    last = evidence.checks[-1]
+    if (last["name"], last["status"]) != ("web_model", "pass"):
+        evidence.skip(_document_probe.CHECKS, f"{last['name']} was not passed")
+        return
+    if deadline.spent:
+        give_up(_document_probe.CHECKS, deadline, evidence)
+        return
+    account = Account(
+        params["web_url"], params["web_email"], password, deadline.left(), params["validate_certs"]
+    )
+    file = params["web_password_file"]
+    try:
+        sessions = SessionFile(Path(f"{file}.session")) if file else None
+        client = OpenWebUI(account, sessions=sessions, administrator=False)
+    except OpenWebUIError as exc:
+        expected = f"{params['web_email']} signs in to upload a document"
+        evidence.failed("document_upload", "document-refused", expected=expected, seen=str(exc))
+        evidence.skip(_document_probe.CHECKS[1:], "document_upload failed")
+        return
+    patience = min(params["document_timeout"], deadline.left())
+    model = params["model"] or served
+    _document_probe.probe_documents(client, model, evidence, index_timeout=patience)
 
 
 def give_up(names: list[str], deadline: Deadline, evidence: Evidence) -> None:
@@ -583,6 +640,8 @@ def main() -> None:
                 "default": "WEBUI_ADMIN_PASSWORD",
                 "no_log": False,
             },
+            "document_probe": {"type": "bool", "default": False},
+            "document_timeout": {"type": "float", "default": 60},
             "unit": {"type": "str", "default": "sparerig-vllm"},
             "web_unit": {"type": "str", "default": "sparerig-open-webui"},
         },
@@ -595,6 +654,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    params["document_probe"] &= not module.check_mode
     host = LocalHost()
     try:
         check_options(params)

@@ -16,6 +16,7 @@ description:
     or if it names files that are gone.
   - Switches the toolkit's own unit on, which renews the specification at every boot and after every change of the driver.
   - On request, starts a container to see whether it finds the card.
+  - With O(state=absent), switches the unit off and removes the specification that it wrote; do this before the toolkit is removed.
 extends_documentation_fragment: [sparerig.llm.attributes]
 attributes:
   check_mode:
@@ -27,6 +28,11 @@ attributes:
   idempotent:
     support: full
 options:
+  state:
+    description: Whether cards are described to Docker.
+    type: str
+    choices: [present, absent]
+    default: present
   test_image:
     description: An image in which C(nvidia-smi -L) has to list a card; empty to start no container.
     type: str
@@ -50,7 +56,7 @@ EXAMPLES = r"""
 RETURN = r"""
 checks:
   description: Everything looked at, in order, also when the module fails.
-  returned: always
+  returned: when O(state=present)
   type: list
   elements: dict
   contains:
@@ -77,21 +83,23 @@ checks:
       type: str
 written_because:
   description: Why the specification was written anew; empty when it was not.
-  returned: always
+  returned: when O(state=present)
   type: str
 docker_reads_cdi:
   description: Whether Docker takes CDI devices; null when it does not answer.
-  returned: always
+  returned: when O(state=present)
   type: bool
 """
 
 import dataclasses
 import os
 import typing as t
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._cdi import (
     EVERY_CARD,
+    SPECIFICATIONS,
     docker_reads_cdi,
     judge_container,
     judge_devices,
@@ -136,11 +144,23 @@ class Toolkit:
 
     def switched_off(self) -> list[str]:
         """List those of the toolkit's units that do not start by themselves."""
-        answer = self.call("systemctl", "is-enabled", *UNITS)
-        states = answer.stdout.split() if answer else []
-        return [
-            unit for number, unit in enumerate(UNITS) if states[number : number + 1] != ["enabled"]
-        ]
+        return [unit for unit in UNITS if not self.starts(unit)]
+
+    def starts(self, unit: str) -> bool:
+        """Tell whether a unit starts by itself."""
+        answer = self.call("systemctl", "is-enabled", unit)
+        return answer is not None and answer.stdout.strip() == "enabled"
+
+    def remove(self) -> bool:
+        """Switch the units off and remove what they wrote; say whether there was any of it."""
+        on = [unit for unit in UNITS if self.starts(unit)]
+        written = Path(SPECIFICATIONS[0])
+        there = written.exists()
+        if not self.module.check_mode:
+            if on:
+                self.must("systemctl", "disable", "--now", *on)
+            written.unlink(missing_ok=True)
+        return bool(on) or there
 
     def must(self, *argv: str) -> None:
         """Run a program that has to succeed."""
@@ -182,6 +202,7 @@ def main() -> None:
     """Write the specification if it has to be, then look whether it does."""
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "test_image": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 120},
             "sysroot": {"type": "path", "default": "/"},
@@ -189,6 +210,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     toolkit = Toolkit(module)
+    if module.params["state"] == "absent":
+        module.exit_json(changed=toolkit.remove())
     off, stale = toolkit.switched_off(), toolkit.stale()
     result: dict[str, t.Any] = {"changed": bool(off or stale), "written_because": stale}
     if module.check_mode:

@@ -270,7 +270,7 @@ def look(host: reader.SysrootHost, request: Request) -> Seen:
         loaded=reader.read_loaded(host),
         kernel=kernel,
         packages=packages,
-        interrupted=reader.dpkg_interrupted(host, packages),
+        interrupted=reader.dpkg_interrupted(host),
         secure_boot=gpu.read_secure_boot(host, timeout=10.0),
         foreign=reader.find_foreign(host, packages),
         sources=reader.read_apt_sources(host),
@@ -283,17 +283,17 @@ def look(host: reader.SysrootHost, request: Request) -> Seen:
     )
 
 
-def wait_for_apt(host: reader.SysrootHost, seen: Seen, timeout: int) -> Seen:
+def wait_for_apt(seen: Seen, timeout: int) -> Seen:
     """Wait until nobody else holds apt's lock; remember who did, and for how long."""
     start = time.monotonic()
-    holder = reader.apt_lock_holder(host)
+    holder = reader.apt_lock_holder()
     while holder:
         waited = time.monotonic() - start
         seen = dataclasses.replace(seen, lock_holder=holder, lock_waited=waited)
         if waited >= timeout:
             break
         time.sleep(1)
-        holder = reader.apt_lock_holder(host)
+        holder = reader.apt_lock_holder()
     return seen
 
 
@@ -380,8 +380,12 @@ def main() -> None:
     seen = look(host, request)
     verdict = judge(seen, request, params["lock_timeout"])
     if not verdict.settled and params["archive"]:
-        seen = wait_for_apt(host, seen, params["lock_timeout"])
+        seen = wait_for_apt(seen, params["lock_timeout"])
         verdict = judge(seen, request, params["lock_timeout"])
+        if seen.lock_holder:
+            module.warn(
+                f"Waited {seen.lock_waited:.0f} s for {seen.lock_holder}, which held apt's lock."
+            )
         if not verdict.failures:
             verdict = consult(verdict, seen, request, Archive(host))
     room = []

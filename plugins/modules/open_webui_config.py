@@ -86,6 +86,7 @@ seealso:
 EXAMPLES = r"""
 - name: Put up a notice until the next start
   sparerig.llm.open_webui_config:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     banners:
       - content: The server is moved to another room at 18:00.
@@ -93,6 +94,7 @@ EXAMPLES = r"""
 
 - name: Stop making titles while the card is busy
   sparerig.llm.open_webui_config:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     settings:
       task.title.enable: false

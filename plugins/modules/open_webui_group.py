@@ -64,6 +64,7 @@ seealso:
 EXAMPLES = r"""
 - name: Give the grown-ups a group of their own
   sparerig.llm.open_webui_group:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     groups:
       - name: Grown-ups

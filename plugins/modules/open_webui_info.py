@@ -36,6 +36,7 @@ seealso:
 EXAMPLES = r"""
 - name: See who waits to be let in
   sparerig.llm.open_webui_info:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     gather: [users]
   register: page
@@ -92,12 +93,15 @@ checks:
     status:
       description: How it went.
       type: str
-      choices: [pass, fail]
+      choices: [pass, fail, unknown, skipped]
     expected:
       description: What should be.
       type: str
     seen:
       description: What was.
+      type: str
+    failure:
+      description: Stable name of the failure.
       type: str
     cause:
       description: The likely cause of a failure.

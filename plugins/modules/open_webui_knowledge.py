@@ -82,6 +82,7 @@ seealso:
 EXAMPLES = r"""
 - name: Let people ask about the household papers
   sparerig.llm.open_webui_knowledge:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     knowledge:
       - name: Household

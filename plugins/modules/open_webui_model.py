@@ -98,6 +98,7 @@ seealso:
 EXAMPLES = r"""
 - name: Show the served model to everyone, and add one that answers shortly
   sparerig.llm.open_webui_model:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     models:
       - id: llama-3-8b-instruct

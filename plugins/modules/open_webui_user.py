@@ -80,6 +80,7 @@ seealso:
 EXAMPLES = r"""
 - name: Let the family in
   sparerig.llm.open_webui_user:
+    email: admin@localhost.localdomain
     credentials_file: /etc/sparerig/sparerig-open-webui.secrets.env
     users:
       - email: ada@example.com

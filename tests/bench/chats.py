@@ -4,9 +4,10 @@
 r"""What the chat page costs: the same chats streamed at once through Open WebUI and past it.
 
     python3 tests/bench/chats.py --page http://127.0.0.1:8080 --engine http://127.0.0.1:8000/v1 \
-        --email admin@localhost.localdomain --chats 50 --model stand-in
+        --chats 50 --model tiny-llama-gptq
 
-The passwords come from the environment: OPEN_WEBUI_ADMIN_PASSWORD, and ENGINE_KEY if there is one.
+The account and the key come from the environment, named as in the secrets files of the roles:
+WEBUI_ADMIN_EMAIL, WEBUI_ADMIN_PASSWORD, and VLLM_API_KEY if there is one. `make bench` runs it.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--page", required=True, help="address of Open WebUI")
     parser.add_argument("--engine", required=True, help="address of the engine, with the /v1")
-    parser.add_argument("--email", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--chats", type=int, default=50)
     parser.add_argument("--question", default="Count some sheep, please.")
@@ -125,8 +125,10 @@ def main() -> None:
         "stream": True,
         "max_tokens": options.max_tokens,
     }
-    engine = Target(f"{options.engine}/chat/completions", os.environ.get("ENGINE_KEY", "none"))
-    token = sign_in(options.page, options.email, os.environ["OPEN_WEBUI_ADMIN_PASSWORD"])
+    engine = Target(f"{options.engine}/chat/completions", os.environ.get("VLLM_API_KEY", "none"))
+    token = sign_in(
+        options.page, os.environ["WEBUI_ADMIN_EMAIL"], os.environ["WEBUI_ADMIN_PASSWORD"]
+    )
     page = Target(f"{options.page}/api/chat/completions", token)
     for name, target in (("engine", engine), ("page", page)):
         all_at_once(target, question, 2)  # warm up

@@ -4,7 +4,7 @@
 """Time site.yml on a fresh host: the first run, and later runs beside a play that gathers facts.
 
 ``make bench`` runs it. The ratio is of medians of runs taken in turn, so a machine that is slow for
-a while is slow for both.
+a while is slow for both. At last the host's page and engine are asked the same by many at once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import typing as t
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from testbed.settings import CACHE
+
 PROJECT = Path(__file__).parents[2]
 HOST = "bench"
+ENGINE, PAGE = "sparerig-vllm", "sparerig-open-webui"
 ROUNDS = 5
 INVENTORY = f"""\
 all:
@@ -77,6 +80,20 @@ def playbook(inventory: Path, path: Path) -> Run:
     return Run(seconds, ok, changed, sorted(cases, reverse=True)[:5])
 
 
+def chats() -> None:
+    """Stream chats through the page and past it, from beside both (chats.py)."""
+    secrets = [f"--env-file /etc/sparerig/{unit}.secrets.env" for unit in (ENGINE, PAGE)]
+    image = f"$(sudo docker inspect --format '{{{{.Image}}}}' {PAGE})"
+    command = (
+        f"sudo docker run --rm --interactive --network sparerig {' '.join(secrets)}"
+        f" --env WEBUI_ADMIN_EMAIL=admin@localhost.localdomain"
+        f" --entrypoint python3 {image} - --page http://{PAGE}:8080 --engine http://{ENGINE}:8000/v1"
+        f" --model tiny-llama-gptq"
+    )
+    script = (PROJECT / "tests/bench/chats.py").read_bytes()
+    subprocess.run(["ssh", "-F", CACHE / "ssh_config", HOST, command], input=script, check=True)
+
+
 def say(name: str, run: Run) -> None:
     """Print a run, and what took longest in it."""
     print(f"{name}: {run.seconds:.1f} s, {run.tasks} tasks, {run.changed} changed")
@@ -104,6 +121,7 @@ def main() -> None:
     site, base = (statistics.median(run.seconds for run in runs) for runs in (later, facts))
     print(f"a play that only gathers facts: {base:.1f} s")
     print(f"ratio: {site / base:.1f} (medians of {ROUNDS} runs each, taken in turn)")
+    chats()
     testbed("host", "down", HOST)
 
 

@@ -10,6 +10,8 @@ OPEN_WEBUI_CREDENTIALS_FILE    a file with WEBUI_ADMIN_EMAIL=... and WEBUI_ADMIN
 OPEN_WEBUI_ADMIN_EMAIL and OPEN_WEBUI_ADMIN_PASSWORD
 OPEN_WEBUI_STAND_IN_URL        only where Open WebUI has no model called "stand-in": the address
                                under which it reaches tests/browser/upstream.py, with the /v1
+OPEN_WEBUI_ENGINE_SYSTEMCTL    only for the test that stops the engine: systemctl on its host, such as
+                               "ssh demo sudo systemctl"
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> OpenWebUI:
 
 @pytest.fixture(scope="session")
 def stand_in(api: OpenWebUI) -> Iterator[str]:
-    """Make sure that everyone may talk to the stand-in; return what the model is called."""
+    """Let everyone's new chats be with the stand-in; return what the model is called."""
     connections = api.get("/openai/config")
     url = os.environ.get("OPEN_WEBUI_STAND_IN_URL")
     added = not _served(api) and url
@@ -96,7 +98,10 @@ def stand_in(api: OpenWebUI) -> Iterator[str]:
     known = {record["id"] for record in api.get("/api/v1/models/all")}
     if STAND_IN not in known:
         api.post("/api/v1/models/create", _public(STAND_IN))
+    preset = api.get("/api/v1/configs/models")
+    api.post("/api/v1/configs/models", {**preset, "DEFAULT_MODELS": STAND_IN})
     yield STAND_IN
+    api.post("/api/v1/configs/models", preset)
     if STAND_IN not in known:
         api.post("/api/v1/models/model/delete", {"id": STAND_IN})
     if added:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import typing as t
+from contextlib import suppress
 
 from playwright.sync_api import TimeoutError, expect  # noqa: A004 - its own name for it
 
@@ -17,10 +18,14 @@ if t.TYPE_CHECKING:
     from playwright.sync_api import FilePayload, Locator, Request
     from playwright.sync_api import Page as Tab
 
-SLOW = 60_000  # milliseconds; the first load brings 10 MB of scripts to a cold cache
+SLOW = 180_000  # milliseconds; the first load brings 10 MB of scripts to a machine that is busy
+
+A_WHILE = 10_000
 
 # The browser says this when an interface comes or goes on the machine that the tests run on.
 OUR_MACHINE = "net::ERR_NETWORK_CHANGED"
+
+expect.set_options(timeout=60_000)
 
 # Notes how long the newest answer was each time the page changed it.
 WATCH = """() => {
@@ -43,7 +48,7 @@ class Page:
         self._name = ""
         self._network_changed = False
         tab.on("requestfailed", self._note_failure)
-        tab.set_default_timeout(15_000)
+        tab.set_default_timeout(60_000)
 
     # Coming and going.
 
@@ -62,14 +67,14 @@ class Page:
 
     def settle(self, wanted: Locator) -> None:
         """Wait for something; load again when our own machine's network changed meanwhile."""
-        try:
-            wanted.wait_for(timeout=SLOW)
-        except TimeoutError:
-            if not self._network_changed:
-                raise
-            self._network_changed = False
-            self.tab.reload()
-            wanted.wait_for(timeout=SLOW)
+        for _unused in range(SLOW // A_WHILE):
+            with suppress(TimeoutError):
+                wanted.wait_for(timeout=A_WHILE)
+                return
+            if self._network_changed:
+                self._network_changed = False
+                self.tab.reload()
+        wanted.wait_for(timeout=A_WHILE)
 
     def _note_failure(self, request: Request) -> None:
         self._network_changed |= OUR_MACHINE in (request.failure or "")

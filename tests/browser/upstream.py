@@ -44,6 +44,10 @@ def greet(name: str) -> str:
 CODE = 'def greet(name: str) -> str:\n    return f"Hello, {name}!"'
 POEM = "Roses are stand-in red, violets are stand-in blue."
 COUNT = " ".join(f"sheep-{number}" for number in range(1, 31))
+FLOCK = (
+    50  # chats that ask for a flock stream together: none gets its second word before all are there
+)
+GATHERING = 240  # seconds that they wait for each other
 SLOWLY = 0.1  # seconds between the sheep, so that even a busy machine shows them one by one
 DEFAULT = "This is the stand-in speaking."
 REFUSAL = "The stand-in is out of order."
@@ -90,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
     token_delay: t.ClassVar[float] = 0.0
     seen: t.ClassVar[deque[dict[str, t.Any]]] = deque(maxlen=200)
     lock: t.ClassVar[threading.Lock] = threading.Lock()
+    gate: t.ClassVar[threading.Barrier] = threading.Barrier(FLOCK, timeout=GATHERING)
 
     def do_GET(self) -> None:
         """Serve the lists."""
@@ -125,7 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             )
             return
         if request.get("stream"):
-            self._stream(text, breaks="break down" in _question(request["messages"]))
+            question = _question(request["messages"])
+            self._stream(text, breaks="break down" in question, together="flock" in question)
         else:
             message = {"role": "assistant", "content": text}
             self._json(
@@ -136,12 +142,14 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
 
-    def _stream(self, text: str, *, breaks: bool) -> None:
+    def _stream(self, text: str, *, breaks: bool, together: bool) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for piece in _pieces(text):
+        for number, piece in enumerate(_pieces(text)):
+            if together and number == 1:
+                self.gate.wait()
             delta = {"role": "assistant", "content": piece}
             self._event({"index": 0, "delta": delta, "finish_reason": None})
             if breaks:  # no last chunk: this is what a server that died looks like

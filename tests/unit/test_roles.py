@@ -26,6 +26,7 @@ SHARED = {
     "model_store_path",  # where model_store leaves the model, for those that serve it
     "model_store_repository",  # the model's own name, for the engine to call it by
     "vllm_unit",  # the engine's name on its network, for the page
+    "vllm_image",  # what the driver has to be new enough for
     "inventory_hostname",
     "groups",
     "hostvars",
@@ -89,6 +90,11 @@ def test_defaults_are_told_right(role: str) -> None:
             continue
         assert "default" in option, f"{name} has the default {values[name]!r}, and none is told"
         assert option["default"] == values[name], f"{name}: told {option['default']!r}"
+
+
+def test_the_driver_is_checked_against_the_image_that_runs() -> None:
+    pinned = load(ROOT / "roles" / "vllm" / "vars" / "main.yml")["__vllm_devices"]["cuda"]["image"]
+    assert f"default('{pinned}')" in defaults("nvidia_driver")["nvidia_driver_for_image"]
 
 
 @pytest.mark.parametrize("role", ROLES)

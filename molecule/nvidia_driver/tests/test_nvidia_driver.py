@@ -16,7 +16,7 @@ import typing as t
 import pytest
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from conftest import Rig
 
@@ -24,7 +24,12 @@ if t.TYPE_CHECKING:
 
 CONVERGE = "molecule/nvidia_driver/converge.yml"
 LOADED = "/opt/stand-in/proc/driver/nvidia/version"
-CARD = "/opt/stand-in/sys/bus/pci/devices/0000:01:00.0/device"
+BUS = "/opt/stand-in/sys/bus/pci/devices"
+CARD = f"{BUS}/0000:01:00.0/device"
+EFI = "/opt/stand-in/sys/firmware/efi/efivars"
+SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+LISTS = "/etc/apt/sources.list.d"
+TOOLKIT_REPOSITORY = "https://nvidia.github.io/libnvidia-container/stable/deb/amd64 /"
 
 
 def driver_packages(rig: Rig) -> dict[str, str]:
@@ -86,22 +91,102 @@ def test_bad_input_changes_nothing_and_is_explained(
     assert driver_packages(rig) == before
 
 
-@pytest.fixture
-def other_card(rig: Rig) -> Iterator[Callable[[str], None]]:
-    """Put another card into the slot."""
+# What is wrong with the host, by the name of the failure: how it gets so, how it is put right, and the options.
+BAD_HOSTS = [
+    ("gpu-missing", f"echo 0x8086 > {BUS}/0000:01:00.0/vendor",
+     f"echo 0x10de > {BUS}/0000:01:00.0/vendor", ""),
+    ("card-too-old", f"echo 0x1b80 > {CARD}", f"echo 0x2503 > {CARD}", ""),
+    ("mixed-cards",
+     (f"cp -r {BUS}/0000:01:00.0 {BUS}/0000:02:00.0 && echo 0x1d81 > {BUS}/0000:02:00.0/device"
+     f" && echo 0x2b85 > {CARD}"),
+     f"rm -r {BUS}/0000:02:00.0 && echo 0x2503 > {CARD}",
+     "nvidia_driver_for_image=vllm/vllm-openai:v0.19.1"),
+    ("module-key-rejected", f"mkdir -p {EFI} && printf '\\6\\0\\0\\0\\1' > {EFI}/{SECURE_BOOT}",
+     f"rm {EFI}/{SECURE_BOOT}", "nvidia_driver_dkms=true"),
+    ("docker-from-snap", "mkdir -p /snap/bin && touch /snap/bin/docker", "rm -r /snap", ""),
+    ("conflicting-signed-by",
+     (f"echo deb {TOOLKIT_REPOSITORY} > {LISTS}/old.list && touch /etc/apt/keyrings/new.gpg"
+     f" && echo deb [signed-by=/etc/apt/keyrings/new.gpg] {TOOLKIT_REPOSITORY} > {LISTS}/new.list"
+     f" && apt-get update 2>&1 | grep -q Conflicting.values.set.for.option.Signed-By"),
+     f"rm {LISTS}/old.list {LISTS}/new.list /etc/apt/keyrings/new.gpg", ""),
+]  # fmt: skip
 
-    def put(device: str) -> None:
-        rig.root(f"sh -c 'echo {device} > {CARD}'")
 
-    yield put
-    put("0x2503")
-
-
-def test_a_card_that_is_too_old(other_card: Callable[[str], None], play: Play) -> None:
-    other_card("0x1b80")
-    done = play(playbook=CONVERGE)
+@pytest.mark.parametrize("case", BAD_HOSTS, ids=lambda case: case[0])
+def test_a_host_that_is_not_right_is_not_changed(
+    rig: Rig, play: Play, case: tuple[str, str, str, str]
+) -> None:
+    failure, make, unmake, options = case
+    before = driver_packages(rig)
+    rig.root(f'sh -c "{make}"')
+    try:
+        done = play("-e", f"{options} nvidia_driver_reboot=never", playbook=CONVERGE)
+    finally:
+        rig.root(f'sh -c "{unmake}"')
     assert done.returncode != 0
-    assert "docs/failures/card-too-old.md" in done.stdout
+    assert f"docs/failures/{failure}.md" in done.stdout
+    assert "changed=0" in done.stdout
+    assert driver_packages(rig) == before
+
+
+def test_a_sleep_is_told(rig: Rig, play: Play) -> None:
+    slept = "/opt/stand-in/sys/power/suspend_stats"
+    rig.root(f"sh -c 'mkdir -p {slept} && echo 2 > {slept}/success'")
+    done = play("-v", playbook=CONVERGE)
+    rig.root(f"rm -r {slept}")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "gpu-lost-after-suspend" in done.stdout
+
+
+HOLD_LOCK = (
+    "import fcntl, time; file = open('/var/lib/dpkg/lock-frontend', 'w');"
+    " fcntl.lockf(file, fcntl.LOCK_EX); time.sleep({seconds})"
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "patience", "message"),
+    [(900, 2, "Wait until python3 (process"), (40, 600, "s for python3 (process")],
+)
+def test_an_apt_that_is_busy_is_waited_for(
+    rig: Rig, play: Play, seconds: int, patience: int, message: str
+) -> None:
+    """There is no branch 999, so that the second run stops when it has waited."""
+    hold = HOLD_LOCK.format(seconds=seconds)
+    rig.root(f'systemd-run --quiet --collect --unit busy python3 -c "{hold}"')
+    done = play(
+        "-e",
+        f"nvidia_driver_branch=999 nvidia_driver_lock_timeout={patience}",
+        playbook=CONVERGE,
+    )
+    rig.host.run("sudo systemctl stop busy")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert message in said, said[-4000:]
+    assert ("branch-unknown" in said) == (seconds < 900)
+
+
+PORTAL = (
+    "import http.server as s; a = lambda h: (h.send_response(200), h.end_headers(),"
+    " h.wfile.write(b'<html>Sign in</html>'));"
+    " s.HTTPServer(('127.0.0.1', 8098), type('H', (s.BaseHTTPRequestHandler,),"
+    " {'do_GET': a})).serve_forever()"
+)
+
+
+def test_a_mirror_that_answers_nonsense_is_named(rig: Rig, play: Play) -> None:
+    """It says 200 and sends a page, as the portal of a guest network does."""
+    before = driver_packages(rig)
+    rig.root(f'systemd-run --quiet --collect --unit portal python3 -c "{PORTAL}"')
+    rig.root(f"sh -c 'echo deb http://127.0.0.1:8098/ jammy main > {LISTS}/portal.list'")
+    try:
+        done = play("-e", "nvidia_driver_branch=595", playbook=CONVERGE)
+    finally:
+        rig.root(f"sh -c 'systemctl stop portal; rm {LISTS}/portal.list'")
+    assert done.returncode != 0
+    said = " ".join(done.stdout.split())
+    assert "apt could not read the lists of every archive in /etc/apt" in said
+    assert "127.0.0.1:8098" in said
+    assert driver_packages(rig) == before
 
 
 def test_an_upgrade_behind_our_back_needs_a_reboot_even_while_all_seems_well(
@@ -154,4 +239,18 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     assert rig.host.check_output("apt-mark showhold") == ""
     assert rig.root("find /etc -path '*sparerig*' -not -name 'sparerig-test-host*'") == ""
     rig.root(f"rm {LOADED}")
-    assert play(playbook=CONVERGE).returncode == 0
+
+
+def test_somebody_else_s_hold_is_respected(rig: Rig, play: Play) -> None:
+    other = "libnvidia-cfg1-595-server"
+    rig.root(f"apt-get install --yes --no-install-recommends {other}")
+    rig.root(f"apt-mark hold {other}")
+    before = driver_packages(rig)
+    done = play(playbook=CONVERGE)
+    assert "docs/failures/held-package.md" in done.stdout, done.stdout[-4000:]
+    assert f"sudo apt-mark unhold {other}" in " ".join(done.stdout.split())
+    assert driver_packages(rig) == before
+    rig.root(f"apt-mark unhold {other}")
+    done = play(playbook=CONVERGE)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert other not in driver_packages(rig)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_host as reader
@@ -16,7 +17,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_packages impo
 
 if t.TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 class FakeHost:
@@ -127,6 +127,7 @@ def test_read_system(text: str, system: str) -> None:
         (["installed", "config-files"], [], False),
         (["installed", "half-configured"], [], True),
         (["unpacked"], [], True),
+        (["half-installed"], [], True),
         (["triggers-pending"], [], True),
         (["installed"], ["0001"], True),
         (["installed"], ["tmp.i"], False),
@@ -134,8 +135,9 @@ def test_read_system(text: str, system: str) -> None:
 )
 def test_dpkg_interrupted(states: list[str], updates: list[str], *, interrupted: bool) -> None:
     host = FakeHost({f"/var/lib/dpkg/updates/{name}": "" for name in updates})
-    packages = {f"p{n}": Package(f"p{n}", "1", state=state) for n, state in enumerate(states)}
-    assert reader.dpkg_interrupted(host, packages) is interrupted
+    status = "".join(f"Package: p\nStatus: install ok {state}\n\n" for state in states)
+    host.files["/var/lib/dpkg/status"] = status
+    assert reader.dpkg_interrupted(host) is interrupted
 
 
 UBUNTU = "580.178.04-0ubuntu0.22.04.1"
@@ -196,8 +198,7 @@ def test_the_holder_of_apts_lock_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     lock = tmp_path / "lock-frontend"
     monkeypatch.setattr(reader, "_DPKG_LOCKS", (str(tmp_path / "absent"), str(lock)))
     lock.touch()
-    host = FakeHost({})
-    assert reader.apt_lock_holder(host) == ""
+    assert reader.apt_lock_holder() == ""
     hold = (
         "import fcntl, sys; file = open(sys.argv[1], 'r+');"
         " fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
@@ -206,10 +207,10 @@ def test_the_holder_of_apts_lock_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
-        named = FakeHost({f"/proc/{holder.pid}/comm": "unattended-upgr\n"})
-        assert reader.apt_lock_holder(named) == f"unattended-upgr (process {holder.pid})"
+        name = Path(f"/proc/{holder.pid}/comm").read_text().strip()
+        assert reader.apt_lock_holder() == f"{name} (process {holder.pid})"
         holder.communicate()
-    assert reader.apt_lock_holder(host) == ""
+    assert reader.apt_lock_holder() == ""
 
 
 @pytest.mark.parametrize(

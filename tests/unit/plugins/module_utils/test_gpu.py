@@ -119,6 +119,20 @@ def test_card_without_a_driver(bound: str) -> None:
     assert report.present
 
 
+def test_field_unknown_to_a_driver_as_it_says_so(gaming_pc: FakeHost, fixtures: Path) -> None:
+    complaint = (fixtures / "nvidia" / "h100" / "query-unknown-field.txt").read_text()
+    row = "0, NVIDIA H100, GPU-1, 00000000:00:06.0, 0x233010DE, 81559, 0, 81079, 700, 69, Enabled"
+    fields = ",".join(field for field in _gpu._FIELDS if field != "compute_cap")  # noqa: SLF001
+    gaming_pc.commands = {
+        f"{QUERY}{fields} ": row,
+        QUERY: Answer(2, complaint.replace("no_such_field", "compute_cap"), ""),
+    }
+
+    (gpu,) = _gpu.read(gaming_pc).gpus
+
+    assert (gpu.memory_total_mib, gpu.compute_capability) == (81559, "")
+
+
 def test_field_unknown_to_an_old_driver(gaming_pc: FakeHost) -> None:
     row = (
         "0, Tesla K80, GPU-1, 00000000:05:00.0, 0x102D10DE, 11441, 0, 11441, 149.00, 26.0, Disabled"

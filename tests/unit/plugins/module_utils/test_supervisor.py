@@ -289,7 +289,7 @@ def test_a_crash_is_told_as_one_though_the_probe_fails_first(unit: Unit) -> None
 
 def test_killed(unit: Unit) -> None:
     unit.configure()
-    unit.start()
+    unit.start(last_words=PATIENCE)
     unit.wait_for("READY=1")
     os.kill(unit.container_pid(), signal.SIGKILL)
     assert unit.end() == 1

@@ -42,6 +42,7 @@ class Host:
         self.images = {IMAGE: "sha256:1"}
         self.registry = {IMAGE: "sha256:2"}
         self.networks: dict[str, str] = {}
+        self.on_network: dict[str, list[str]] = {}
         self.units: dict[str, str] = {"ActiveState": "inactive", "UnitFileState": "disabled"}
         self.failing: dict[str, str] = {}
         self.journal = ""
@@ -67,17 +68,30 @@ class Host:
             return (0, self.images[name] + "\n", "") if name in self.images else (1, "", "no such")
         if command[:2] == ["docker", "pull"]:
             self.images[name] = self.registry[name]
-        if command[:3] == ["docker", "network", "inspect"]:
-            known = name in self.networks
-            return (0, self.networks[name] + "\n", "") if known else (1, "", "no such")
-        if command[:3] == ["docker", "network", "create"]:
-            self.networks[name] = command[4].partition("=")[2]
+        if command[:2] in (["docker", "network"], ["docker", "ps"]):
+            return self.network(command)
         if command[0] == "journalctl":
             return 0, self.journal, ""
         if command[:2] == ["systemctl", "show"]:
             return 0, "".join(f"{key}={value}\n" for key, value in self.units.items()), ""
         if command[0] == "systemctl":
             self.systemctl(command[1:])
+        return 0, "", ""
+
+    def network(self, command: list[str]) -> tuple[int, str, str]:
+        """Answer what is about Docker's networks."""
+        name = command[-1]
+        if command[1] == "ps":
+            (filtered,) = (word for word in command if word.startswith("network="))
+            return 0, "\n".join(self.on_network.get(filtered.partition("=")[2], [])), ""
+        if command[2] == "inspect":
+            known = name in self.networks
+            return (0, self.networks[name] + "\n", "") if known else (1, "", "no such")
+        if command[2] == "create":
+            self.networks[name] = command[4].partition("=")[2]
+        if command[2] == "rm":
+            for removed in command[3:]:
+                del self.networks[removed]
         return 0, "", ""
 
     def systemctl(self, words: list[str]) -> None:
@@ -98,7 +112,13 @@ class Host:
 
     def did(self, *programs: str) -> list[str]:
         """Return what was done, questions left out, and forget it."""
-        questions = ("docker version", "docker image", "docker network inspect", "systemctl show")
+        questions = (
+            "docker version",
+            "docker image",
+            "docker network inspect",
+            "docker ps",
+            "systemctl show",
+        )
         done = [line for line in self.commands if not line.startswith(questions)]
         self.commands.clear()
         return [line for line in done if not programs or line.startswith(programs)]
@@ -310,6 +330,21 @@ def test_absent(run: Run, host: Host) -> None:
     assert not run(state="absent")["changed"]
     run()
     assert text(host, "etc/engine.secrets.env") == secrets
+
+
+def test_absent_takes_networks_that_nobody_else_is_on(run: Run, host: Host) -> None:
+    networks = [{"name": "own"}, {"name": "shared"}]
+    run(networks=networks)
+    host.networks["foreign"] = "made by somebody else"
+    networks.append({"name": "foreign"})
+    host.on_network = {"own": ["engine"], "shared": ["engine", "page"]}
+    assert run(state="absent", networks=networks, check=True)["changed"]
+    assert "own" in host.networks
+    run(state="absent", networks=networks)
+    assert sorted(host.networks) == ["foreign", "shared"]
+    assert not run(state="absent", networks=networks)["changed"]
+    host.has_docker = False
+    assert not run(state="absent", networks=networks)["changed"]
 
 
 def test_absent_after_it_was_cut_off(run: Run, host: Host) -> None:

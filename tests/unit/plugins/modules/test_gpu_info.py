@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -55,6 +56,50 @@ def test_cards(run_module: RunModule, host: FakeHost, fixtures: Path, *, check: 
     assert answer["driver"]["cuda"] == "13.0"
     assert answer["driver"]["installed"]
     assert [(xid["code"], xid["hardware"]) for xid in answer["xids"]] == [(31, False), (79, True)]
+
+
+@pytest.mark.parametrize("state", ["idle", "serving"])
+def test_a_real_card(run_module: RunModule, host: FakeHost, fixtures: Path, state: str) -> None:
+    """What an H100's machine said, and what this module made of it there and then."""
+    recorded = fixtures / "nvidia" / "h100"
+    libraries = "/usr/local/nvidia/lib64/libnvidia-ml.so"
+    host.commands = {
+        QUERY: (recorded / f"query-{state}.csv").read_text(),
+        "nvidia-smi -q": (recorded / f"pids-{state}.txt").read_text(),
+        "ldconfig -p": (recorded / "ldconfig.txt").read_text(),
+        "dmesg": (recorded / "dmesg-nvrm.txt").read_text(),
+    }
+    host.links = {f"{libraries}.1": f"{libraries}.580.159.04"}
+    host.files = {
+        "/proc/driver/nvidia/version": (recorded / "proc-driver-nvidia-version.txt").read_text(),
+        "/sys/firmware/acpi/pm_profile": "0\n",  # and no efi
+    }
+    for line in (recorded / "pci.txt").read_text().splitlines():
+        device, *values = line.split(" ")
+        for name, value in zip(("vendor", "device", "class", "driver"), values, strict=False):
+            host.files[f"{device}/{name}"] = value
+        if "drivers" in line:
+            host.links[f"{device}/driver"] = values[-1]
+
+    answer = run_module(gpu_info)
+
+    there = json.loads((recorded / f"gpu_info-{state}.json").read_text())
+    assert still({name: answer[name] for name in there}) == still(there)
+    assert answer["gpus"][0]["memory_used_mib"] == {"idle": 0, "serving": 10639}[state]
+    assert [p["used_mib"] for p in answer["gpus"][0]["processes"]] == {
+        "idle": [],
+        "serving": [10630],
+    }[state]
+
+
+def still(value: t.Any, name: str = "") -> t.Any:
+    """Leave out of an answer what changes from one moment to the next."""
+    if isinstance(value, dict):
+        return {key: still(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [still(inner) for inner in value]
+    moving = ("memory_used_mib", "memory_free_mib", "power_draw_w", "used_mib")
+    return type(value) if name in moving else value
 
 
 def test_nothing_at_all(run_module: RunModule, host: FakeHost) -> None:

@@ -426,6 +426,39 @@ def test_web_faults(
     assert failed(answer) == [noticed]
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "noticed"),
+    [
+        ("healthy", []),
+        ("documents-refused", [("document_upload", "document-refused")]),
+        ("documents-not-indexed", [("document_index", "document-not-indexed")]),
+        ("documents-unanswered", [("document_in_prompt", "document-question-fails")]),
+        ("documents-not-found", [("document_in_prompt", "document-not-in-prompt")]),
+        ("web-no-model", [("web_model", "web-no-model")]),
+    ],
+)
+def test_documents(ask: Ask, base: str, behaviour: str, noticed: list[tuple[str, str]]) -> None:
+    account = {"web_email": "admin@example.com", "web_password": SERVER.SESAME}
+
+    answer = ask(web_url=f"{base}/{behaviour}", document_probe=True, **account)
+
+    assert failed(answer) == noticed
+    assert [name for name in statuses(answer) if name.startswith("document")] == [
+        "document_upload",
+        "document_index",
+        "document_in_prompt",
+    ]
+    assert SERVER.Handler.documents == [], "the document was left"
+
+
+def test_documents_leave_a_page_in_check_mode_alone(ask: Ask, base: str) -> None:
+    web = {"web_url": f"{base}/healthy", "web_email": "a@b.c", "web_password": SERVER.SESAME}
+
+    answer = ask(document_probe=True, check=True, **web)
+
+    assert "document_upload" not in statuses(answer)
+
+
 def test_page_without_an_account(ask: Ask, base: str) -> None:
     answer = ask(web_url=f"{base}/healthy")
 
@@ -748,6 +781,7 @@ def test_key_from_a_file_is_never_shown(ask: Ask, host: FakeHost) -> None:
         ({"endpoint": "http://[::1"}, "endpoint is 'http://[::1'"),
         ({"endpoint": "http://host:8000/v1/"}, "leave out /v1"),
         ({"endpoint": "http://me:secret@host"}, "endpoint is an address with a user"),
+        ({"document_probe": True}, "document_probe is true: web_url and web_email are needed"),
         ({"web_url": "127.0.0.1"}, "web_url is '127.0.0.1'"),
         ({"web_email": "a@b.c"}, "missing parameter(s) required by 'web_email': web_url"),
         (
@@ -777,12 +811,12 @@ def test_options_that_cannot_be_meant(
 def test_every_failure_is_known_and_used() -> None:
     """The table and the code name the same failures."""
     root = Path(inference_health.__file__).parents[1]
-    parts = ("health", "http", "completion", "plan_deed")
+    parts = ("health", "http", "completion", "plan_deed", "document_probe")
     sources = [root / "module_utils" / f"_{name}.py" for name in parts]
     code = "".join(path.read_text() for path in [*sources, Path(inference_health.__file__)])
     named = set(
         re.findall(
-            r'"((?:api|deadline|gpu|driver|engine|container|model|completion|plan|web|slow|chat)-[a-z-]+)"',
+            r'"((?:api|deadline|document|gpu|driver|engine|container|model|completion|plan|web|slow|chat)-[a-z-]+)"',
             code,
         )
     )

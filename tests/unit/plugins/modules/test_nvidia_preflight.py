@@ -76,7 +76,7 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
         monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: seen)
-        monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "")
+        monkeypatch.setattr(reader, "apt_lock_holder", lambda: "")
         return run_module(nvidia_preflight, **options)
 
     return run
@@ -333,12 +333,12 @@ def test_apt_is_waited_for_and_its_holder_named(
     monkeypatch.setattr(time, "sleep", lambda _unused: None)
     monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: next(holders))
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda: next(holders))
     answer = run_module(nvidia_preflight, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda _unused: "dpkg (process 8)")
+    monkeypatch.setattr(reader, "apt_lock_holder", lambda: "dpkg (process 8)")
     answer = run_module(nvidia_preflight, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]
@@ -401,6 +401,24 @@ def test_what_the_archive_cannot_send_is_gone_round(shop: RunModule) -> None:
     assert answer["plan"]["install"] == [*USERLAND, modules(OLDER)]
     assert answer["kernel"]["boots"] == OLDER
     assert f"{modules(KERNEL)}.deb can't be had" in check(answer, "archive")["seen"]
+
+
+def test_what_apt_cannot_resolve_is_gone_round(
+    shop: RunModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mirror lists the newest kernel's module, and not yet the kernel that it needs."""
+    asked = Shop.downloads
+
+    def half_updated(view: Shop, names: Sequence[str]) -> list[archive.Download]:
+        if META in names:
+            raise archive.AptError("E: Unmet dependencies")
+        return asked(view, names)
+
+    monkeypatch.setattr(Shop, "downloads", half_updated)
+    seen = but(BARE, kernel=OLDER, packages=packages(f"linux-image-{OLDER}"))
+    answer = shop(Shop(kernels=(OLDER, KERNEL)), seen)
+    assert answer["plan"]["install"] == [*USERLAND, modules(OLDER)]
+    assert answer["kernel"]["boots"] == OLDER
 
 
 def test_nothing_changes_when_the_kernel_that_boots_next_could_not_have_its_module(

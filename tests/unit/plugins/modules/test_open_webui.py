@@ -815,13 +815,17 @@ def _chat_with(text: str) -> Given:
 @pytest.mark.parametrize(
     ("answers", "outcome"),
     [
-        ({CHAT: _chat_with("... is probe-0123. It ...")}, ("document_in_prompt", "given to")),
+        ({CHAT: _chat_with("... is probe-0123. It ...")}, ("document_in_prompt", "asked with it")),
         ({CHAT: _chat_with("something else")}, ("document_in_prompt", "asked without it")),
         ({CHAT: (200, {"choices": []})}, ("document_in_prompt", "asked without it")),
         ({"GET /api/v1/files/*": "file_failed"}, ("document_index", "Stream has ended")),
         (
             {CHAT: (400, {"detail": "Model not found"})},
-            ("document_question", "Model not found"),
+            ("document_in_prompt", "Model not found"),
+        ),
+        (
+            {"GET /api/models": (200, {"data": []})},
+            ("document_in_prompt", "sees no model to ask: is vLLM up"),
         ),
         ({UPLOAD: "file_empty"}, ("document_upload", "content provided is empty")),
     ],
@@ -836,20 +840,26 @@ def test_documents_are_proved(
     monkeypatch.setattr("secrets.token_hex", lambda _unused: "0123")
     server.answers = {UPLOAD: "file_uploaded", "DELETE /api/v1/files/*": (200, {}), **answers}
     answer = run(open_webui_info, gather=["documents"])
-    check = answer["checks"][-1]
-    ok = outcome[1] == "given to"
+    check = [check for check in answer["checks"] if check["status"] != "skipped"][-1]
+    ok = outcome[1] == "asked with it"
     assert answer["documents_ok"] is ok
     assert check["name"] == outcome[0]
     assert check["status"] == ("pass" if ok else "fail")
     assert outcome[1] in check["seen"]
-    assert bool(check["cause"] and check["mend"]) is not ok
+    assert bool(check["failure"] and check["cause"] and check["mend"]) is not ok
     removed = [route for route, _unused in server.changes if route.startswith("DELETE")]
     assert len(removed) == (0 if check["name"] == "document_upload" else 1), "it left its document"
 
 
-def test_no_model_to_ask_about_documents(server: Server, run: Run) -> None:
-    server.answers = {"GET /api/models": (200, {"data": []})}
-    assert "sees no model to ask: is vLLM up" in run(open_webui_info, gather=["documents"])["msg"]
+def test_a_document_that_cannot_be_removed_is_told(server: Server, run: Run) -> None:
+    server.answers = {
+        UPLOAD: "file_uploaded",
+        CHAT: (200, {}),
+        "DELETE /api/v1/files/*": (500, {"detail": "no"}),
+    }
+    check = run(open_webui_info, gather=["documents"])["checks"][-1]
+    assert (check["name"], check["status"]) == ("document_removal", "unknown")
+    assert "sparerig-document-probe.txt is left" in check["cause"]
 
 
 def test_check_mode_uploads_nothing(server: Server, run: Run) -> None:

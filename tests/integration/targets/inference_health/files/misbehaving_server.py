@@ -27,6 +27,7 @@ if t.TYPE_CHECKING:
 KEY = "stand-in-key"
 SESAME = "stand-in-password"  # what opens the page
 MODEL = "tiny"
+FILE = "5d0e3a4c-0000-4000-8000-000000000000"
 CONTEXT = 2048
 KV_CACHE_TOKENS = 4096
 TOKENS = ["One", ",", " two", ",", " three", "."]
@@ -44,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request; ``self.fault`` is how to misbehave."""
 
     protocol_version = "HTTP/1.1"
+    documents: t.ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         """Answer a GET."""
@@ -52,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a POST."""
         self.request_body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer()
+
+    def do_DELETE(self) -> None:
+        """Answer a DELETE."""
         self.answer()
 
     def log_message(self, *_args: object) -> None:
@@ -90,6 +96,10 @@ class Handler(BaseHTTPRequestHandler):
                 "/api/config": lambda: self.config(auth=True),
                 "/api/v1/auths/signin": self.sign_in,
                 "/api/models": lambda: self.models([{"id": MODEL}]),
+                "/api/version": lambda: self.json({"version": "0.12.4"}),
+                "/api/v1/files/": self.take_document,
+                f"/api/v1/files/{FILE}": self.show_document,
+                "/api/chat/completions": lambda: self.answer_about(self.documents),
             }
             well.get(path, lambda: self.json({"detail": "Not Found"}, 404))()
 
@@ -128,9 +138,24 @@ class Handler(BaseHTTPRequestHandler):
     def sign_in(self) -> None:
         """Give a token for the right password."""
         if json.loads(self.request_body).get("password") == SESAME:
-            self.json({"token": "stand-in-token"})
+            self.json({"token": "stand-in-token", "id": "admin", "role": "user"})
         else:
             self.json({"detail": "The email or password provided is incorrect."}, 400)
+
+    def take_document(self) -> None:
+        """Take an upload."""
+        self.documents.append(self.request_body.decode())
+        self.json({"id": FILE})
+
+    def show_document(self) -> bool:
+        """Tell how indexing went, or remove the document."""
+        if self.command == "DELETE":
+            self.documents.clear()
+        return self.json({"data": {"status": "completed"}})
+
+    def answer_about(self, documents: list[str]) -> bool:
+        """Answer a question, saying which documents were in the prompt."""
+        return self.json({"choices": [], "sources": [{"document": documents}]})
 
     def stream(self, path: str, *ends: Mapping[str, object] | str) -> bool:
         """Stream a completion; what it ends with may be replaced."""
@@ -420,6 +445,27 @@ class Handler(BaseHTTPRequestHandler):
     def fault_web_busy(self, path: str) -> bool:
         """Find that somebody signs in too often."""
         return path == "/api/v1/auths/signin" and self.json({"detail": "Too many requests"}, 429)
+
+    def fault_documents_refused(self, path: str) -> bool:
+        """Have no room for uploads."""
+        full = {"detail": "[Errno 28] No space left on device"}
+        return path == "/api/v1/files/" and self.json(full, 400)
+
+    def fault_documents_not_indexed(self, path: str) -> bool:
+        """Have an embedding engine that does not answer."""
+        if path != f"/api/v1/files/{FILE}" or self.command == "DELETE":
+            return False
+        error = "Cannot connect to host 127.0.0.1:9"
+        return self.json({"data": {"status": "failed", "error": error}})
+
+    def fault_documents_not_found(self, path: str) -> bool:
+        """Index documents and find none of them again."""
+        return path == "/api/chat/completions" and self.answer_about([])
+
+    def fault_documents_unanswered(self, path: str) -> bool:
+        """Have lost the engine when it comes to the question."""
+        down = {"detail": "Open WebUI: Server Connection Error"}
+        return path == "/api/chat/completions" and self.json(down, 500)
 
     def fault_web_reset(self, path: str) -> bool:
         """Fall over when somebody signs in."""
