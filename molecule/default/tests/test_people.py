@@ -77,7 +77,7 @@ def call(module: str, options: dict[str, t.Any], *flags: str) -> Task:
     command += ["-m", f"sparerig.llm.open_webui_{module}", "-a", json.dumps({**account, **options})]
     done = subprocess.run(
         command,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
