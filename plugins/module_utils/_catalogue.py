@@ -43,7 +43,7 @@ class Model:
 
     id: str
     repository: str
-    commit: str  # in full, or what is known of it: then `main` must begin with it
+    commit: str  # of the files that were looked at; in full, or what is known of it
     title: str
     licence: str
     licence_notice: str  # what the licence wants shown to people; empty if nothing
