@@ -207,8 +207,13 @@ def check_plan(planned: Mapping[str, t.Any]) -> None:
     terms = planned.get("terms")
     terms = terms if isinstance(terms, dict) else {}
     sizes = (planned.get("context"), planned.get("kv_block_bytes"), *terms.values())
-    whole = all(type(size) is int and size >= 0 for size in sizes) and planned["kv_block_bytes"]
-    if not whole or "kv_cache" not in terms or ("weights" in terms) != ("slack" in terms):
+    whole = all(isinstance(size, int) and size >= 0 for size in sizes)
+    if (
+        not whole
+        or not planned["kv_block_bytes"]
+        or "kv_cache" not in terms
+        or ("weights" in terms) != ("slack" in terms)
+    ):
         raise PlanGivenError(
             "plan is not what memory_plan returns: it needs context, kv_block_bytes and terms, in"
             " whole bytes. Give the whole registered answer of a plan that fits."

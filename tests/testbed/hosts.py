@@ -249,11 +249,14 @@ def write_ssh_config(client: DockerClient) -> None:
 
 def describe_all(client: DockerClient) -> tuple[str, str]:
     """Give the known host keys and the SSH configuration of every host that runs."""
+    before = KNOWN_HOSTS.read_text().splitlines() if KNOWN_HOSTS.exists() else []
+    keys = dict(line.split(" ", 1) for line in before if " " in line)
     known, config = "", "# Written by python -m testbed at every change of a host: do not edit.\n"
     for container in running(client):
         host = describe(container)
-        _status, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-        known += f"{host['name']} {public}\n"
+        status, public = run(container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        # One that is going down or coming up just now does not tell; it keeps its key.
+        known += f"{host['name']} {keys.get(host['name'], '') if status else public}\n"
         config += (
             f"\nHost {host['name']}\n"
             f"    HostName {host['address']}\n"

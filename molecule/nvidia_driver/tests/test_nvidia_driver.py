@@ -98,7 +98,7 @@ BAD_HOSTS = [
     ("card-too-old", f"echo 0x1b80 > {CARD}", f"echo 0x2503 > {CARD}", ""),
     ("mixed-cards",
      (f"cp -r {BUS}/0000:01:00.0 {BUS}/0000:02:00.0 && echo 0x1d81 > {BUS}/0000:02:00.0/device"
-     f" && echo 0x2b85 > {CARD}"),
+      f" && echo 0x2b85 > {CARD}"),
      f"rm -r {BUS}/0000:02:00.0 && echo 0x2503 > {CARD}",
      "nvidia_driver_for_image=vllm/vllm-openai:v0.19.1"),
     ("module-key-rejected", f"mkdir -p {EFI} && printf '\\6\\0\\0\\0\\1' > {EFI}/{SECURE_BOOT}",
@@ -106,8 +106,8 @@ BAD_HOSTS = [
     ("docker-from-snap", "mkdir -p /snap/bin && touch /snap/bin/docker", "rm -r /snap", ""),
     ("conflicting-signed-by",
      (f"echo deb {TOOLKIT_REPOSITORY} > {LISTS}/old.list && touch /etc/apt/keyrings/new.gpg"
-     f" && echo deb [signed-by=/etc/apt/keyrings/new.gpg] {TOOLKIT_REPOSITORY} > {LISTS}/new.list"
-     f" && apt-get update 2>&1 | grep -q Conflicting.values.set.for.option.Signed-By"),
+      f" && echo deb [signed-by=/etc/apt/keyrings/new.gpg] {TOOLKIT_REPOSITORY} > {LISTS}/new.list"
+      f" && apt-get update 2>&1 | grep -q Conflicting.values.set.for.option.Signed-By"),
      f"rm {LISTS}/old.list {LISTS}/new.list /etc/apt/keyrings/new.gpg", ""),
 ]  # fmt: skip
 
