@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import typing as t
 
 
-def licence_notices(hosts: list[str], hostvars: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
-    """Make a banner of each notice that the plans of these hosts name, each notice once."""
-    plans = [hostvars[host].get("vllm_plan") or {} for host in hosts if host in hostvars]
-    notices = [(plan.get("catalogue") or {}).get("licence_notice", "") for plan in plans]
+def licence_notices(
+    slurped: list[dict[str, t.Any]], hostvars: t.Mapping[str, t.Any]
+) -> list[dict[str, t.Any]]:
+    """Make a banner of each notice that the engines' plans name, each notice once."""
+    notices = []
+    for result in slurped:
+        if "content" in result:
+            plan = json.loads(base64.b64decode(result["content"]))
+        else:
+            plan = hostvars[result["item"]["host"]].get("vllm_plan") or {}
+        notices.append((plan.get("catalogue") or {}).get("licence_notice", ""))
     return [
         {"content": notice, "dismissible": False} for notice in dict.fromkeys(filter(None, notices))
     ]

@@ -12,6 +12,7 @@ import json
 import typing as t
 
 import pytest
+from ansible_collections.sparerig.llm.plugins.filter.open_webui import open_webui_banners
 from browser.conftest import Person
 from browser.upstream import CODE, COUNT, DEFAULT, POEM, REFUSAL
 from playwright.sync_api import expect
@@ -64,6 +65,30 @@ def test_markdown_and_code_are_shown_and_copied(
 
 def _colour(element: t.Any) -> str:
     return str(element.evaluate("element => getComputedStyle(element).color"))
+
+
+@both_sizes
+def test_a_notice_stays_in_sight(
+    open_page: OpenPage, make_person: MakePerson, api: OpenWebUI, size: str
+) -> None:
+    """What a model's licence wants shown, for instance."""
+    before = api.get("/api/v1/configs/banners")
+    notices = [
+        {"content": "Built with Meta Llama 3", "dismissible": False},
+        {"content": "Answers may be wrong."},
+    ]
+    api.post("/api/v1/configs/banners", {"banners": json.loads(open_webui_banners(notices))})
+    try:
+        page = open_page(size)
+        page.enter(make_person())
+        for notice in notices:
+            expect(page.tab.get_by_text(notice["content"])).to_be_visible()
+        # One of the two can be closed, the other is still there after it.
+        page.tab.get_by_role("button", name="Close Banner").click()
+        expect(page.tab.get_by_text("Answers may be wrong.")).to_have_count(0)
+        expect(page.tab.get_by_text("Built with Meta Llama 3")).to_be_visible()
+    finally:
+        api.post("/api/v1/configs/banners", {"banners": before})
 
 
 def test_two_named_chats(open_page: OpenPage, make_person: MakePerson) -> None:

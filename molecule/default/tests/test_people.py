@@ -26,6 +26,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from conftest import Rig
 
@@ -274,6 +275,62 @@ def test_a_short_document_can_be_read_whole(page: OpenWebUI) -> None:
     assert 0 < rooms_in_prompt() < 12
     assert rooms_in_prompt(context="full") == 12
     page.delete(f"/api/v1/files/{file}")
+
+
+# What somebody runs who has the engine and the page on different PCs, and now wants only the page.
+PAGE_ALONE = """
+- hosts: webui_hosts
+  gather_facts: false
+  become: true
+  roles: [sparerig.llm.open_webui]
+"""
+NOTICE = "Built with Meta Llama 3"
+PLAN = "/etc/sparerig/sparerig-vllm.plan.json"
+
+
+@pytest.fixture
+def licensed(rig: Rig) -> Iterator[None]:
+    """Let the engine's kept plan be of a model whose licence wants a notice."""
+    change = f"import json; f = open({PLAN!r}, 'r+'); p = json.load(f); f.seek(0);"
+    change += f" p['catalogue'] = {{'licence_notice': {NOTICE!r}}}; json.dump(p, f); f.truncate()"
+    rig.root(f"cp --preserve {PLAN} /srv/plan.json")
+    rig.root(f'python3 -c "{change}"')
+    yield
+    rig.root(f"mv /srv/plan.json {PLAN}")
+
+
+@pytest.mark.usefixtures("licensed", "restored")
+def test_the_page_alone_gets_its_people_and_what_the_licence_wants(
+    rig: Rig, play: Play, page: OpenWebUI, tmp_path: Path
+) -> None:
+    rig.root("mkdir -p /srv/papers")
+    rig.root("sh -c 'echo The boiler is 12 years old. > /srv/papers/boiler.txt'")
+    playbook = tmp_path / "page.yml"
+    playbook.write_text(PAGE_ALONE)
+    lists = {f"open_webui_{name}": entries for name, entries in CONTENT.items()}
+    told = play("-e", json.dumps(lists), playbook=str(playbook))
+    assert told.returncode == 0, told.stdout[-4000:]
+    banners = page.get("/api/v1/configs/banners")
+    assert [(banner["content"], banner["dismissible"]) for banner in banners] == [(NOTICE, False)]
+    facts = gather(page, list(LISTS), None)
+    assert {"email": "eve@example.com", "name": "eve", "role": "pending"} in facts["users"]
+    assert facts["groups"][0]["members"] == ["ada@example.com"]
+    assert facts["knowledge"][0]["files"] == [{"name": "boiler.txt", "status": "completed"}]
+    assert "short" in [model["id"] for model in facts["models"]]
+    again = play("-e", json.dumps(lists), playbook=str(playbook))
+    assert re.search(r"changed=0 .*failed=0", again.stdout), again.stdout[-4000:]
+    assert PASSWORD not in told.stdout + again.stdout
+
+    gone = {
+        f"open_webui_{name}": [{key: entry[key], "state": "absent"} for entry in CONTENT[name]]
+        for name, key in LISTS.items()
+    }
+    assert play("-e", json.dumps(gone), playbook=str(playbook)).returncode == 0
+    facts = gather(page, list(LISTS), None)
+    assert [user["role"] for user in facts["users"]] == ["admin"]
+    assert not facts["groups"]
+    assert not facts["knowledge"]
+    rig.root("rm -r /srv/papers /etc/sparerig/ada.password")
 
 
 @pytest.fixture

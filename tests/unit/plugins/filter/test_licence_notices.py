@@ -5,26 +5,47 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.filter.licence_notices import licence_notices
 
-LLAMA = {"vllm_plan": {"catalogue": {"licence_notice": "Built with Meta Llama 3"}}}
-QWEN = {"vllm_plan": {"catalogue": {"licence_notice": ""}}}
-OWN: dict[str, t.Any] = {"vllm_plan": {"fits": True}}
+NOTICE = "Built with Meta Llama 3"
+LLAMA: dict[str, t.Any] = {"catalogue": {"licence_notice": NOTICE}}
+QWEN: dict[str, t.Any] = {"catalogue": {"licence_notice": ""}}
+OWN: dict[str, t.Any] = {"fits": True}
+UNPLANNED: dict[str, t.Any] = {}
+
+
+def in_this_run(host: str, plan: dict[str, t.Any]) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    return {"item": {"host": host}, "skipped": True}, {host: {"vllm_plan": plan}}
+
+
+def kept(host: str, plan: dict[str, t.Any]) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    content = base64.b64encode(json.dumps(plan).encode()).decode()
+    return {"item": {"host": host}, "content": content}, {host: {}}
+
+
+def not_kept(host: str) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    return {"item": {"host": host}, "failed": True, "msg": "file not found"}, {host: {}}
 
 
 @pytest.mark.parametrize(
-    ("hosts", "notices"),
+    ("engines", "notices"),
     [
-        (["llama"], ["Built with Meta Llama 3"]),
-        (["llama", "twin"], ["Built with Meta Llama 3"]),
-        (["qwen", "own", "unplanned", "elsewhere"], []),
+        ([in_this_run("one", LLAMA)], [NOTICE]),
+        ([kept("one", LLAMA)], [NOTICE]),
+        ([in_this_run("one", LLAMA), kept("two", LLAMA)], [NOTICE]),
+        ([kept("one", QWEN), in_this_run("two", OWN), in_this_run("three", UNPLANNED)], []),
+        ([not_kept("one"), kept("two", LLAMA)], [NOTICE]),
     ],
 )
-def test_each_notice_is_a_banner_that_stays(hosts: list[str], notices: list[str]) -> None:
-    hostvars = {"llama": LLAMA, "twin": LLAMA, "qwen": QWEN, "own": OWN, "unplanned": {}}
-    banners = licence_notices(hosts, hostvars)
+def test_each_notice_is_a_banner_that_stays(
+    engines: list[tuple[dict[str, t.Any], dict[str, t.Any]]], notices: list[str]
+) -> None:
+    hostvars = {host: known for _unused, variables in engines for host, known in variables.items()}
+    banners = licence_notices([result for result, _unused in engines], hostvars)
     assert [banner["content"] for banner in banners] == notices
     assert not any(banner["dismissible"] for banner in banners)
