@@ -232,7 +232,7 @@ def plan(
     made = _sum(architecture, card, use, model, estimate=estimate)
     if not made.fits:
         made = replace(made, choices=tuple(_choices(architecture, card, use, made)))
-    return replace(made, notes=notes)
+    return replace(made, notes=(*notes, *made.notes))
 
 
 # --- what cannot be ---------------------------------------------------------------------------
@@ -310,9 +310,16 @@ def _sum(
     graphs = graph_bytes(architecture, use)
     layout = KvLayout.of(architecture, use)
     fixed = weights + activations + graphs + NON_TORCH_BYTES
-    room = card.free_bytes - DRIVER_CONTEXT_BYTES - fixed - SLACK_BYTES
-    blocks = max(0, room // layout.block_bytes)
-    wanted_blocks = use.chats * layout.blocks_per_chat(use.context) + _NULL_BLOCKS
+    scratch = compile_bytes(architecture, use)
+    room = card.free_bytes - DRIVER_CONTEXT_BYTES - fixed
+    blocks = max(0, (room - SLACK_BYTES) // layout.block_bytes)
+    hole = hole_bytes(scratch, blocks * layout.block_bytes // architecture.layers)
+    slack = SLACK_BYTES + max(0, hole - activations)
+    blocks = max(0, (room - slack) // layout.block_bytes)
+    # While vLLM compiles, there is no KV cache yet: its place has to do for the scratch.
+    for_chats = use.chats * layout.blocks_per_chat(use.context) + _NULL_BLOCKS
+    for_compiler = math.ceil((scratch - activations - graphs) / layout.block_bytes)
+    wanted_blocks = max(for_chats, for_compiler)
     fits = blocks >= wanted_blocks
     kv_cache = blocks * layout.block_bytes
     utilization = math.floor(1000 * (fixed + kv_cache) / card.visible_bytes) / 1000
@@ -328,7 +335,7 @@ def _sum(
         cuda_graphs=graphs,
         non_torch=NON_TORCH_BYTES,
         driver_context=DRIVER_CONTEXT_BYTES,
-        slack=SLACK_BYTES,
+        slack=slack,
         kv_cache=kv_cache,
         kv_cache_wanted=wanted_blocks * layout.block_bytes,
         kv_block_bytes=layout.block_bytes,
@@ -340,7 +347,14 @@ def _sum(
         dtype=dtype,
         decode_ceiling=_decode_ceiling(architecture, card, use, layout),
         flags=_flags(architecture, use, dtype, kv_cache, utilization) if fits else (),
+        notes=(_COMPILER,) if for_chats <= blocks < for_compiler else (),
     )
+
+
+_COMPILER: t.Final = (
+    "The chats would fit, but the place of the KV cache is too small for what vLLM needs there"
+    " while it compiles, before there is a cache."
+)
 
 
 def weight_bytes(architecture: Architecture, use: Use | None = None) -> int:
@@ -383,16 +397,31 @@ def matrix_bytes(linear: Linear, quantization: Quantization) -> int:
 
 
 def allocated_bytes(size: int) -> int:
-    """Size a tensor as PyTorch's allocator counts it.
+    """Size a tensor as PyTorch's allocator counts it while vLLM loads a model.
 
-    Of a block for more than 1 MiB, a remainder of up to 1 MiB is not split off
-    (c10/cuda/CUDACachingAllocator.cpp, kSmallSize): on the average, whole MiB are taken. With
-    matrices of odd sizes, as Qwen2.5 has, that is 2 % of the weights (measured).
+    From 10 MiB on, a tensor gets an even number of MiB. Of what is left, more than 1 MiB is split
+    off for others, but nothing from 20 MiB on: vLLM says so while it loads (max_split_size_mb in
+    v1/worker/gpu_worker.py). Smaller tensors share 20 MiB, whose last MiB may stay unused
+    (c10/cuda/CUDACachingAllocator.cpp). With matrices of odd sizes, as Qwen2.5 and Qwen3-32B
+    have, that is up to 2 % of the weights (measured).
     """
-    return size if size <= MIB else math.ceil(size / MIB) * MIB
+    if size <= MIB:
+        return size
+    if size < _OWN_SEGMENT:
+        return size + size * MIB // _SHARED_SEGMENT
+    segment = math.ceil(size / (2 * MIB)) * 2 * MIB
+    return size if size < _SHARED_SEGMENT and segment - size > MIB else segment
+
+
+_OWN_SEGMENT: t.Final = 10 * MIB
+_SHARED_SEGMENT: t.Final = 20 * MIB
 
 
 def _embedding_bytes(architecture: Architecture) -> int:
+    return allocated_bytes(_table_bytes(architecture))
+
+
+def _table_bytes(architecture: Architecture) -> int:
     rows = math.ceil(architecture.vocab / VOCAB_ROWS) * VOCAB_ROWS
     return 2 * rows * architecture.hidden
 
@@ -430,6 +459,25 @@ def activation_bytes(architecture: Architecture, use: Use) -> int:
     attention = (2 * queries + 2 * keys) // cards + architecture.hidden
     step = 2 * use.max_num_batched_tokens * (2 * architecture.hidden + max(mlp, attention))
     return step + LOGITS_BYTES * use.max_num_seqs * architecture.vocab
+
+
+def compile_bytes(architecture: Architecture, use: Use) -> int:
+    """Size what the compiler takes for a moment, before there is a KV cache.
+
+    To try its kernels, it makes itself an embedding of its own (torch/_inductor/codegen/wrapper.py,
+    generate_and_run_autotune_block). Measured, vLLM 0.26.0: Qwen3-8B in AWQ asked for 1.16 GiB
+    more on 8 GiB, and got no further.
+    """
+    return 0 if use.enforce_eager else _embedding_bytes(architecture)
+
+
+def hole_bytes(scratch: int, layer: int) -> int:
+    """Size what stays between the KV caches of the layers, once they share the compiler's scratch.
+
+    PyTorch keeps the scratch and puts as many whole layers there as fit. Where not one does, the
+    scratch is given back as soon as memory runs short. What is left is good for activations.
+    """
+    return scratch % layer if layer and layer <= scratch else 0
 
 
 def graph_bytes(architecture: Architecture, use: Use) -> int:
@@ -646,7 +694,9 @@ def _choice_of_int4(int4: Architecture, card: Card, use: Use) -> t.Iterator[Choi
     made = _sum(int4, card, use, "", estimate=False)
     if made.fits:
         yield Choice(copy, "slightly worse answers", {})
-    elif made.longest_context >= _LEAST_CONTEXT:
+    elif made.longest_context >= _LEAST_CONTEXT and _fits(
+        int4, card, replace(use, context=made.longest_context)
+    ):
         yield Choice(
             f"{copy} with a context of {made.longest_context} tokens",
             "slightly worse answers, shorter chats",

@@ -247,6 +247,15 @@ _RULES: t.Final = (
         " without graphs).",
     ),
     _Rule(
+        "no-room-to-compile",
+        "Memory ran out while vLLM compiled the model",
+        re.compile(rf"Failed to run autotuning code block: {_OOM}{_NEEDS}"),
+        "To try its kernels, the compiler makes itself another embedding of {wanted}, beside the"
+        " weights; the KV cache gets that place only afterwards.",
+        "Free what `nvidia-smi` shows that other programs hold; or set vllm_enforce_eager: true"
+        " (slower answers, nothing is compiled); or choose a smaller model.",
+    ),
+    _Rule(
         "activations-exceed-memory",
         "Memory ran out in the trial run",
         re.compile(rf"Model loading took.*{_OOM}{_NEEDS}", re.DOTALL),

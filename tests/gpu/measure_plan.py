@@ -204,9 +204,10 @@ CASES = (
     ),
     Case("qwen2.5-7b-bf16", base("qwen2.5-7b-awq"), None, 24),
     Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
-    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 8, Use(context=2048)),
+    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 8, Use(context=2048, enforce_eager=True)),
     Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 24),
     Case("qwen3-32b-awq-int4", base("qwen3-32b-awq"), AWQ, 24),
+    Case("qwen2.5-7b-awq-int4", base("qwen2.5-7b-awq"), AWQ, 8),
 )
 
 # What a small card would do: its kernels, its attention, no measuring by trial runs.

@@ -17,6 +17,7 @@ from vllm.v1.worker import gpu_worker
 
 CAP_BYTES = int(os.environ["SPARERIG_TORCH_CAP"])
 _load_model = gpu_worker.Worker.load_model
+_make_kv_cache = gpu_worker.Worker.initialize_from_config
 _at_start: dict[str, int] = {}
 
 
@@ -29,7 +30,13 @@ def _load_under_cap(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
     return loaded
 
 
+def _make_kv_cache_after_a_look(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+    _at_start.update(peak_before_kv_cache=torch.cuda.max_memory_allocated())
+    return _make_kv_cache(self, *args, **kwargs)
+
+
 gpu_worker.Worker.load_model = _load_under_cap
+gpu_worker.Worker.initialize_from_config = _make_kv_cache_after_a_look
 
 
 class Measured:
@@ -43,6 +50,7 @@ class Measured:
         tensors = {name: tensor.nbytes for name, tensor in held}
         return {
             "allocated_by_load": _at_start["allocated_by_load"],
+            "peak_before_kv_cache": _at_start["peak_before_kv_cache"],
             "tensors": sum(tensors.values()),
             "first_layer": {name: size for name, size in tensors.items() if ".layers.0." in name},
             "outside_layers": {

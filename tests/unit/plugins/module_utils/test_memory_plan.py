@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing as t
+from pathlib import Path
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _catalogue
+from ansible_collections.sparerig.llm.plugins.module_utils import _catalogue, _memory_plan
 from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     GIB,
     GRAPH_BYTES_BASE,
@@ -24,8 +25,10 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     Use,
     activation_bytes,
     allocated_bytes,
+    compile_bytes,
     graph_batch_sizes,
     graph_bytes,
+    hole_bytes,
     matrix_bytes,
     plan,
     weight_bytes,
@@ -36,10 +39,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model_config import 
     Quantization,
     parse,
 )
+from gpu.measure_plan import CASES, Case
 
-if t.TYPE_CHECKING:
-    from pathlib import Path
-
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 LLAMA = dict(_catalogue.find("llama-3-8b").config)
 GPTQ_INT4 = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 GPTQ_INT8 = {**GPTQ_INT4, "bits": 8}
@@ -61,6 +63,12 @@ def llama(quantization: dict[str, t.Any] | None = None, **changes: t.Any) -> Arc
 
 def catalogued(name: str) -> Architecture:
     return _catalogue.find(name).architecture
+
+
+@pytest.fixture
+def to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what PyTorch's allocator adds, to see how much is counted."""
+    monkeypatch.setattr(_memory_plan, "allocated_bytes", int)
 
 
 # --- weights ----------------------------------------------------------------------------------
@@ -86,6 +94,7 @@ def test_weights_within_a_percent_of_vllm(
         ("qwen3-4b", 4.02),
     ],
 )
+@pytest.mark.usefixtures("to_the_byte")
 def test_parameters_are_counted_as_published(name: str, billion: float) -> None:
     # The table of rotary positions is not a parameter.
     architecture = dataclasses.replace(catalogued(name), context=1)
@@ -100,29 +109,39 @@ def test_llama_parameters_to_the_last_one() -> None:
 
 @pytest.mark.parametrize(
     ("quantization", "expected"),
-    [  # 4096 x 1024 = 4,194,304 elements; 32 groups of 128
-        (Quantization(), 2 * 4_194_304),
+    [  # 1024 x 512 = 524,288 elements; 8 groups of 128
+        (Quantization(), 2 * 524_288),
         # packed + fp16 scales; Marlin keeps no zero points and no index of GPTQ
-        (Quantization("gptq", 4, 128, zero_points=True), 2_097_152 + 2 * 32 * 1024),
-        (Quantization("gptq", 8, None, zero_points=True), 4_194_304 + 2 * 1024),
-        (Quantization("awq", 4, 128, zero_points=True), 2_097_152 + 65_536 + 16_384),
-        (Quantization("compressed-tensors", 4, 128), 2_097_152 + 65_536),
-        (Quantization("compressed-tensors", 8), 4_194_304 + 4 * 1024),
-        (Quantization("fp8", 8), 4_194_304 + 4 * 1024),
-        (Quantization("fp8", 8, block=(128, 128)), 4_194_304 + 4 * 32 * 8),
-        (Quantization("gptq", 4, 128, kept=("q_proj",)), 2 * 4_194_304),
+        (Quantization("gptq", 4, 128, zero_points=True), 262_144 + 2 * 8 * 512),
+        (Quantization("gptq", 8, None, zero_points=True), 524_288 + 2 * 512),
+        (Quantization("awq", 4, 128, zero_points=True), 262_144 + 8_192 + 2_048),
+        (Quantization("compressed-tensors", 4, 128), 262_144 + 8_192),
+        (Quantization("compressed-tensors", 8), 524_288 + 4 * 512),
+        (Quantization("fp8", 8), 524_288 + 4 * 512),
+        (Quantization("fp8", 8, block=(128, 128)), 524_288 + 4 * 8 * 4),
+        (Quantization("gptq", 4, 128, kept=("q_proj",)), 2 * 524_288),
     ],
 )
 def test_one_matrix(quantization: Quantization, expected: int) -> None:
-    assert matrix_bytes(Linear(("self_attn.q_proj",), 4096, 1024), quantization) == expected
+    assert matrix_bytes(Linear(("self_attn.q_proj",), 1024, 512), quantization) == expected
 
 
 @pytest.mark.parametrize(
     ("size", "allocated"),
-    [(4096, 4096), (MIB, MIB), (MIB + 1, 2 * MIB), (33_947_648, 33 * MIB), (24 * MIB, 24 * MIB)],
+    [  # in MiB
+        (0.5, 0.5),
+        (1, 1),
+        (8, 8.4),  # shares 20 MiB with others
+        (10, 10),
+        (12.5, 12.5),  # 1.5 of 14 are split off
+        (17.5, 18),
+        (20, 20),
+        (25, 26),
+        (62.5, 64),  # nothing is split off
+    ],
 )
-def test_pytorch_gives_large_tensors_whole_mebibytes(size: int, allocated: int) -> None:
-    assert allocated_bytes(size) == allocated
+def test_a_tensor_takes_what_pytorch_gives_it(size: float, allocated: float) -> None:
+    assert allocated_bytes(int(size * MIB)) == int(allocated * MIB)
 
 
 def test_a_linear_factor_makes_the_table_of_positions_longer() -> None:
@@ -132,6 +151,7 @@ def test_a_linear_factor_makes_the_table_of_positions_longer() -> None:
     assert weight_bytes(scaled) - weight_bytes(plain) == 7 * 2 * 131072 * 256
 
 
+@pytest.mark.usefixtures("to_the_byte")
 def test_embedding_and_head() -> None:
     one_more_row = weight_bytes(llama(vocab_size=128256 + 1)) - weight_bytes(llama())
     assert one_more_row == 2 * 2 * 64 * 4096  # both, in whole blocks of 64 rows
@@ -480,9 +500,9 @@ def choices(made: Plan) -> list[str]:
         ),
         (
             llama(GPTQ_INT4),
-            Card("x", 12288, (8, 6), used_mib=4500),
+            Card("x", 12288, (8, 6), used_mib=4300),
             Use(),
-            "a context of 3072 tokens",
+            "a context of 4608 tokens",
         ),
     ],
 )
@@ -590,3 +610,57 @@ def test_measured_logs_are_at_hand(fixtures: Path) -> None:
     starts = (fixtures / "vllm_log" / "starts-0.26.0.jsonl").read_text()
     assert "Model loading took 8.62 GiB" in starts
     assert "GPU KV cache size: 42,704 tokens" in starts
+
+
+# --- while vLLM compiles ------------------------------------------------------------------------
+
+
+def test_the_compiler_needs_room_for_another_embedding() -> None:
+    # measured: with room for the chats alone, vLLM asked for 1.16 GiB more, and got no further
+    small, use = Card("x", 8192, (8, 6)), Use(context=2048)
+    made = plan(catalogued("qwen3-8b-awq"), small, use)
+    assert made.kv_bytes_per_chat < made.kv_cache < made.kv_cache_wanted
+    assert not made.fits
+    assert "while it compiles" in made.notes[-1]
+    assert "no CUDA graphs" in choices(made)
+    assert plan(catalogued("qwen3-8b-awq"), small, Use(context=2048, enforce_eager=True)).fits
+
+
+@pytest.mark.parametrize(
+    ("scratch", "layer", "hole"),
+    [(1000, 300, 100), (1000, 501, 499), (1000, 1001, 0), (1000, 0, 0), (0, 300, 0)],
+)
+def test_what_stays_between_the_layers(scratch: int, layer: int, hole: int) -> None:
+    assert hole_bytes(scratch, layer) == hole
+
+
+def test_a_hole_that_activations_do_not_fill_is_planned_for() -> None:
+    # measured: 471 MiB of the compiler's scratch were left between layers of 530 MiB
+    made = plan(llama(GPTQ_INT4), Card("x", 24576, (8, 6)))
+    assert made.slack > SLACK_BYTES
+    assert sum(made.terms.values()) <= made.free
+    assert plan(llama(GPTQ_INT4), RTX_3060).slack == SLACK_BYTES
+
+
+# --- today's plan against the recorded starts ---------------------------------------------------
+
+RECORDED = {
+    answer["case"]: answer
+    for answer in map(
+        json.loads, (FIXTURES / "gpu" / "h100-vllm-0.26.0.jsonl").read_text().splitlines()
+    )
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_the_plan_of_today_would_have_held(case: Case) -> None:
+    seen = RECORDED[case.title]
+    made = plan(parse(case.full_config), Card("x", case.gib * 1024, (8, 6)), case.use)
+    assert made.fits
+    start, after = seen["after_start"], seen["after_burst"]
+    assert made.weights == pytest.approx(start["allocated_by_load"], rel=0.01)
+    beside_the_cache = after["torch_reserved_peak"] - seen["plan"]["kv_cache"] * GIB
+    assert beside_the_cache + made.kv_cache <= after["torch_cap"] - 100 * MIB
+    if "peak_before_kv_cache" in start:
+        compiled = start["peak_before_kv_cache"] - start["allocated_by_load"]
+        assert compiled <= compile_bytes(parse(case.full_config), case.use) + made.activations
