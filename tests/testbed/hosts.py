@@ -45,6 +45,10 @@ STOP_SECONDS = 30
 # a machine that is itself short of one.
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "IPC_LOCK"]
 
+# The number of /dev/fuse, which a stand-in card goes by: a device that can be opened, and that
+# Docker in the host gives to no container by itself.
+CARD_DEVICE = "c 10:229 rwm"
+
 
 def container_name(name: str) -> str:
     """Give the name of a host's container."""
@@ -113,6 +117,7 @@ def create(client: DockerClient, name: str, release: str, page_port: int | None)
         networking_config={NETWORK: client.api.create_endpoint_config(aliases=[name])},
         cgroupns="private",
         cap_add=CAPABILITIES,
+        device_cgroup_rules=[CARD_DEVICE],
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         tmpfs={"/run": "exec,mode=755", "/run/lock": ""},
         # Docker inside needs a real file system below it, not this container's overlay.
