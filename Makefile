@@ -107,8 +107,22 @@ vm: .venv ## Run the driver role on an emulated PC with a real kernel
 powercut: .venv ## Cut a host's power twenty times, at random points of the play
 	POWER_CUTS=20 $(MOLECULE) nvidia_host
 
+# What takes long goes side by side; each line says where it is from.
+LANE = mkdir -p .cache && set -o pipefail && $(MAKE) --no-print-directory --jobs=1 $(1) 2>&1 | sed -u 's/^/[$@] /' | tee .cache/test-$@.log
+
+.PHONY: services
+services:
+	@$(call LANE,sanity integration molecule)
+
+.PHONY: pc
+pc:
+	@$(call LANE,nvidia vm)
+
 .PHONY: test
-test: lint types unit sanity integration molecule nvidia vm ## Everything that has to pass
+test: lint types unit chromium ## Everything that has to pass
+	$(BIN)/python -m testbed images
+	@$(MAKE) --no-print-directory --jobs=2 services pc
+	@echo && grep --no-filename --extended-regexp '[0-9]+ passed' .cache/test-services.log .cache/test-pc.log
 
 .PHONY: bench
 bench: .venv ## Time site.yml, and many chats through the page and past it; with a GPU, measure the plan
