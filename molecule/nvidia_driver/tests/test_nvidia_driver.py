@@ -103,6 +103,9 @@ BAD_HOSTS = [
      "nvidia_driver_for_image=vllm/vllm-openai:v0.19.1"),
     ("module-key-rejected", f"mkdir -p {EFI} && printf '\\6\\0\\0\\0\\1' > {EFI}/{SECURE_BOOT}",
      f"rm {EFI}/{SECURE_BOOT}", "nvidia_driver_dkms=true"),
+    ("foreign-driver", "touch /usr/bin/nvidia-uninstall", "rm /usr/bin/nvidia-uninstall", ""),
+    ("system-unsupported", "sed -i.bak s/^ID=ubuntu/ID=debian/ /usr/lib/os-release",
+     "mv /usr/lib/os-release.bak /usr/lib/os-release", ""),
     ("docker-from-snap", "mkdir -p /snap/bin && touch /snap/bin/docker", "rm -r /snap", ""),
     ("conflicting-signed-by",
      (f"echo deb {TOOLKIT_REPOSITORY} > {LISTS}/old.list && touch /etc/apt/keyrings/new.gpg"
@@ -127,6 +130,20 @@ def test_a_host_that_is_not_right_is_not_changed(
     assert f"docs/failures/{failure}.md" in done.stdout
     assert "changed=0" in done.stdout
     assert driver_packages(rig) == before
+
+
+def test_a_kernel_without_its_module_is_found_and_mended(rig: Rig, play: Play) -> None:
+    """Somebody took the module away, or installed a kernel without it: the next boot has no card."""
+    kernel = rig.root("cat /opt/stand-in/proc/sys/kernel/osrelease").strip()
+    module = f"linux-modules-nvidia-580-server-open-{kernel}"
+    rig.root(f"dpkg --remove --force-depends --force-hold {module}")
+    found = play("-e", "nvidia_driver_state=unmanaged", playbook=CONVERGE)
+    assert found.returncode != 0
+    assert "docs/failures/kernel-without-module.md" in found.stdout
+    assert f"its package {module} is not installed" in " ".join(found.stdout.split())
+    mended = play(playbook=CONVERGE)
+    assert mended.returncode == 0, mended.stdout[-4000:]
+    assert driver_packages(rig)[module] == "hi"
 
 
 def test_a_sleep_is_told(rig: Rig, play: Play) -> None:
