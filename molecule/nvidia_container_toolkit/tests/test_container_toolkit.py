@@ -65,8 +65,7 @@ def test_a_daemon_reload_does_not_take_the_card_away(rig: Rig) -> None:
     assert "GPU 0: NVIDIA GeForce RTX 3060" in rig.root(IN_CONTAINER)
 
 
-# The card is slipped into a container that runs, as the hook of '--gpus' does it. All in one session:
-# a login, too, may make systemd set the containers' devices right.
+# The card is slipped into a container that runs, as the hook of '--gpus' does it.
 LOST = """
 pid=$(docker inspect --format {{.State.Pid}} old)
 group=$(sed -n s/.*:devices://p /proc/$pid/cgroup)
@@ -74,7 +73,7 @@ docker exec old busybox mknod /dev/nvidia0 c 10 229
 echo c 10:229 rw > /sys/fs/cgroup/devices$group/devices.allow
 docker exec old nvidia-smi -L
 systemctl daemon-reload
-docker exec old nvidia-smi -L
+docker exec old nvidia-smi -L || true
 """
 
 
