@@ -468,7 +468,7 @@ def compile_bytes(architecture: Architecture, use: Use) -> int:
     generate_and_run_autotune_block). Measured, vLLM 0.26.0: Qwen3-8B in AWQ asked for 1.16 GiB
     more on 8 GiB, and got no further.
     """
-    return 0 if use.enforce_eager else _embedding_bytes(architecture)
+    return 0 if use.enforce_eager else _embedding_bytes(architecture) // use.tensor_parallel_size
 
 
 def hole_bytes(scratch: int, layer: int) -> int:

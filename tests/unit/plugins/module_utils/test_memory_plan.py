@@ -626,6 +626,14 @@ def test_the_compiler_needs_room_for_another_embedding() -> None:
     assert plan(catalogued("qwen3-8b-awq"), small, Use(context=2048, enforce_eager=True)).fits
 
 
+def test_cards_that_work_together_share_the_compiler_s_embedding() -> None:
+    alone, together = (
+        compile_bytes(llama(), Use()),
+        compile_bytes(llama(), Use(tensor_parallel_size=2)),
+    )
+    assert alone == 2 * together == 2 * 525_336_576
+
+
 @pytest.mark.parametrize(
     ("scratch", "layer", "hole"),
     [(1000, 300, 100), (1000, 501, 499), (1000, 1001, 0), (1000, 0, 0), (0, 300, 0)],
