@@ -73,7 +73,7 @@ def test_a_notice_that_has_to_stay_comes_back(
 ) -> None:
     """What a model's licence wants shown, for instance."""
     before = api.get("/api/v1/configs/banners")
-    notices = [
+    notices: list[dict[str, t.Any]] = [
         {"content": "Built with Meta Llama 3", "dismissible": False},
         {"content": "Answers may be wrong."},
     ]
