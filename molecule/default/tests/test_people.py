@@ -303,7 +303,8 @@ def licensed(rig: Rig) -> Iterator[None]:
 def test_the_page_alone_gets_its_people_and_what_the_licence_wants(
     rig: Rig, play: Play, page: OpenWebUI, tmp_path: Path
 ) -> None:
-    rig.root("mkdir -p /srv/papers")
+    rig.root("rm -rf /srv/papers")
+    rig.root("mkdir /srv/papers")
     rig.root("sh -c 'echo The boiler is 12 years old. > /srv/papers/boiler.txt'")
     playbook = tmp_path / "page.yml"
     playbook.write_text(PAGE_ALONE)
