@@ -50,6 +50,10 @@ CONTENT: Content = {
         {"id": "short", "base_model": MODEL, "system": "Be short.", "knowledge": ["Papers"]}
     ],
 }
+GONE: Content = {
+    name: [{key: entry[key], "state": "absent"} for entry in CONTENT[name]]
+    for name, key in LISTS.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +145,7 @@ def test_content_follows_the_options(rig: Rig, page: OpenWebUI) -> None:
     assert facts["groups"][0]["members"] == ["ada@example.com", "eve@example.com"]
     assert facts["knowledge"][0]["files"] == [{"name": "roof.txt", "status": "completed"}]
 
-    gone = {
-        name: [{key: entry[key], "state": "absent"} for entry in CONTENT[name]]
-        for name, key in LISTS.items()
-    }
-    see(gone, set(gone))
+    see(GONE, set(GONE))
     facts = gather(page, list(LISTS), None)
     assert [user["role"] for user in facts["users"]] == ["admin"]
     assert not facts["groups"]
@@ -288,6 +288,11 @@ NOTICE = "Built with Meta Llama 3"
 PLAN = "/etc/sparerig/sparerig-vllm.plan.json"
 
 
+def role_options(content: Content) -> str:
+    """Write lists as the options of the role."""
+    return json.dumps({f"open_webui_{name}": entries for name, entries in content.items()})
+
+
 @pytest.fixture
 def licensed(rig: Rig) -> Iterator[None]:
     """Let the engine's kept plan be of a model whose licence wants a notice."""
@@ -308,8 +313,7 @@ def test_the_page_alone_gets_its_people_and_what_the_licence_wants(
     rig.root("sh -c 'echo The boiler is 12 years old. > /srv/papers/boiler.txt'")
     playbook = tmp_path / "page.yml"
     playbook.write_text(PAGE_ALONE)
-    lists = {f"open_webui_{name}": entries for name, entries in CONTENT.items()}
-    told = play("-e", json.dumps(lists), playbook=str(playbook))
+    told = play("-e", role_options(CONTENT), playbook=str(playbook))
     assert told.returncode == 0, told.stdout[-4000:]
     banners = page.get("/api/v1/configs/banners")
     assert [(banner["content"], banner["dismissible"]) for banner in banners] == [(NOTICE, False)]
@@ -319,15 +323,11 @@ def test_the_page_alone_gets_its_people_and_what_the_licence_wants(
     known = {base["name"]: base["files"] for base in facts["knowledge"]}
     assert known["Papers"] == [{"name": "boiler.txt", "status": "completed"}]
     assert "short" in [model["id"] for model in facts["models"]]
-    again = play("-e", json.dumps(lists), playbook=str(playbook))
+    again = play("-e", role_options(CONTENT), playbook=str(playbook))
     assert re.search(r"changed=0 .*failed=0", again.stdout), again.stdout[-4000:]
     assert PASSWORD not in told.stdout + again.stdout
 
-    gone = {
-        f"open_webui_{name}": [{key: entry[key], "state": "absent"} for entry in CONTENT[name]]
-        for name, key in LISTS.items()
-    }
-    assert play("-e", json.dumps(gone), playbook=str(playbook)).returncode == 0
+    assert play("-e", role_options(GONE), playbook=str(playbook)).returncode == 0
     facts = gather(page, list(LISTS), None)
     assert [user["role"] for user in facts["users"]] == ["admin"]
     assert not facts["groups"]
