@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import Answer, Request
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import Answer, Request
 
 FIXTURES = Path(__file__).parent / "fixtures/open_webui"
 

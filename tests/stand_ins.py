@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.sparerig.llm.plugins.module_utils._local import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
     Answer,
     CommandTimedOutError,
 )

@@ -16,7 +16,7 @@ import typing as t
 from pathlib import Path
 
 import yaml
-from ansible_collections.sparerig.llm.plugins.module_utils._failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
 
 ROOT = Path(__file__).parents[1]
 # The order in which a host meets them; a role that is not listed comes after these.
@@ -175,7 +175,7 @@ def reference() -> str:
 
 def failures() -> str:
     """Return docs/failures.md."""
-    head = MADE_BY.format(source="The source is plugins/module_utils/_failures.py.")
+    head = MADE_BY.format(source="The source is plugins/module_utils/_checks/failures.py.")
     lines = [
         f"| `{failure.id}` | {cell(failure.title)} | {cell(failure.cause)} | {mend(failure.mend)} |"
         for failure in FAILURES.values()

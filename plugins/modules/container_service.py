@@ -220,8 +220,9 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _supervisor, _vllm_log
-from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_port
+from ansible_collections.sparerig.llm.plugins.module_utils._service import supervisor
+from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import (
     LIBRARY_DIR,
     SUPERVISOR,
     Network,
@@ -236,7 +237,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._container_service im
     render_unit,
     settle_secrets,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host import check_port
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 
 SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
 PRIVATE = 0o600
@@ -430,8 +431,8 @@ class ContainerService:
             self.ensure_network(network)
         secrets = settle_secrets(secrets_wanted, parse_env(read(spec.secrets_file) or ""))
         files = {
-            SUPERVISOR: inspect.getsource(_supervisor),
-            f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(_vllm_log),
+            SUPERVISOR: inspect.getsource(supervisor),
+            f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(vllm_log),
             spec.config_file: render_config(spec, image_id),
             spec.env_file: render_env(spec.env),
             spec.secrets_file: render_env(secrets),
@@ -447,7 +448,7 @@ class ContainerService:
         if (state.get("UnitFileState") == "enabled") != started and self.changed():
             self.must("systemctl", verb, "--quiet", self.unit, mend="")
         if started:
-            wanted = _supervisor.fingerprint(files[path].encode() for path in spec.files())
+            wanted = supervisor.fingerprint(files[path].encode() for path in spec.files())
             self.start(state, is_current=read(spec.fingerprint_file) == wanted, wait=wait)
         elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
             self.must("systemctl", "stop", self.unit, mend="")

@@ -220,8 +220,8 @@ xids:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu_reader
-from ansible_collections.sparerig.llm.plugins.module_utils._local import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
 
 
 def main() -> None:

@@ -183,7 +183,13 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.parameters import env_fallback
 from ansible.module_utils.common.respawn import has_respawned, respawn_module
-from ansible_collections.sparerig.llm.plugins.module_utils._hf_snapshot import (
+from ansible_collections.sparerig.llm.plugins.module_utils._model.hub import (
+    DEFAULT_ENDPOINT,
+    HAS_HUGGINGFACE_HUB,
+    Hub,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import inspect
+from ansible_collections.sparerig.llm.plugins.module_utils._model.snapshot import (
     Outcome,
     Wanted,
     bring,
@@ -191,13 +197,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._hf_snapshot import (
     here,
     prune,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._hub import (
-    DEFAULT_ENDPOINT,
-    HAS_HUGGINGFACE_HUB,
-    Hub,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._model_dir import inspect
-from ansible_collections.sparerig.llm.plugins.module_utils._model_store import (
+from ansible_collections.sparerig.llm.plugins.module_utils._model.store import (
     Listing,
     SnapshotError,
     Store,

@@ -100,17 +100,17 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._container_service import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import (
+    check_disk,
+    check_port,
+    check_system,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import (
     CONFIG_DIR,
     OptionError,
     Port,
     check_env,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._host import (
-    check_disk,
-    check_port,
-    check_system,
 )
 
 

@@ -332,10 +332,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _document_probe, _plan_deed
-from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu_reader
-from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._health import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host, LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
+from ansible_collections.sparerig.llm.plugins.module_utils._memory import comparison
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import document_probe
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    Account,
+    OpenWebUI,
+    OpenWebUIError,
+    SessionFile,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import (
     ApiFacts,
     ApiWants,
     Container,
@@ -347,14 +356,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._health import (
     check_gpus,
     check_web,
     web_checks,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._http import Client, Deadline
-from ansible_collections.sparerig.llm.plugins.module_utils._local import Host, LocalHost
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    Account,
-    OpenWebUI,
-    OpenWebUIError,
-    SessionFile,
 )
 
 _LONGEST_READ = 20.0  # seconds for one question to the driver or to Docker
@@ -388,7 +389,7 @@ def check_options(params: dict[str, t.Any]) -> None:
         if params[name]:
             check_url(name, params[name])
     if params["plan"]:
-        _plan_deed.check_plan(params["plan"])
+        comparison.check_plan(params["plan"])
     if params["web_email"] and not (params["web_password"] or params["web_password_file"]):
         raise OptionError("web_email is set: web_password or web_password_file is needed with it")
     if params["document_probe"] and not params["web_email"]:
@@ -469,8 +470,8 @@ def check_everything(
         else:
             facts = check_api(client, wants, evidence, deadline)
         if params["plan"]:
-            deed = _plan_deed.gather(host, container, gpus, facts, patience())
-            _plan_deed.compare(params["plan"], deed, evidence)
+            deed = comparison.gather(host, container, gpus, facts, patience())
+            comparison.compare(params["plan"], deed, evidence)
     web_version = None
     if params["web_url"]:
         account = (
@@ -507,10 +508,10 @@ def check_documents(
     """Prove that documents work, through a page that is known to show the model."""
     last = evidence.checks[-1]
     if (last["name"], last["status"]) != ("web_model", "pass"):
-        evidence.skip(_document_probe.CHECKS, f"{last['name']} was not passed")
+        evidence.skip(document_probe.CHECKS, f"{last['name']} was not passed")
         return
     if deadline.spent:
-        give_up(_document_probe.CHECKS, deadline, evidence)
+        give_up(document_probe.CHECKS, deadline, evidence)
         return
     account = Account(
         params["web_url"], params["web_email"], password, deadline.left(), params["validate_certs"]
@@ -522,11 +523,11 @@ def check_documents(
     except OpenWebUIError as exc:
         expected = f"{params['web_email']} signs in to upload a document"
         evidence.failed("document_upload", "document-refused", expected=expected, seen=str(exc))
-        evidence.skip(_document_probe.CHECKS[1:], "document_upload failed")
+        evidence.skip(document_probe.CHECKS[1:], "document_upload failed")
         return
     patience = min(params["document_timeout"], deadline.left())
     model = params["model"] or served
-    _document_probe.probe_documents(client, model, evidence, index_timeout=patience)
+    document_probe.probe_documents(client, model, evidence, index_timeout=patience)
 
 
 def give_up(names: list[str], deadline: Deadline, evidence: Evidence) -> None:
@@ -660,7 +661,7 @@ def main() -> None:
         check_options(params)
         key = secret(module, host, "api_key")
         password = secret(module, host, "web_password")
-    except (OptionError, _plan_deed.PlanGivenError) as exc:
+    except (OptionError, comparison.PlanGivenError) as exc:
         module.fail_json(msg=str(exc))
     evidence = Evidence(
         {

@@ -444,38 +444,37 @@ notes:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import (
-    _cards,
-    _catalogue,
-    _gpu,
-    _gpu_choice,
-    _memory_plan,
-    _model_config,
-    _plan_choice,
-    _plan_report,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._local import (
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import cards, nvidia_smi
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
     CommandTimedOutError,
     LocalHost,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
+    planner,
+    sizing,
+    target_gpu,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
+from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
+from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
 
 _ERRORS = (
-    _cards.UnknownCardError,
-    _catalogue.CatalogueError,
-    _gpu.GpuOutputError,
-    _gpu_choice.GpuChoiceError,
-    _memory_plan.PlanError,
-    _model_config.ModelConfigError,
+    cards.UnknownCardError,
+    catalogue.CatalogueError,
+    nvidia_smi.GpuOutputError,
+    target_gpu.GpuChoiceError,
+    sizing.PlanError,
+    model_config.ModelConfigError,
     CommandTimedOutError,
 )
 
 
 def table(params: dict[str, t.Any]) -> dict[str, t.Any]:
     """Plan every model of the catalogue."""
-    card = _gpu_choice.card(params, LocalHost())
-    use = _memory_plan.Use(**{name: params[name] for name in _plan_choice.USE})
-    rows = [_plan_report.row(model, plan) for model, plan in _catalogue.plans(card, use)]
-    report = _plan_report.table(card, rows, use.context, use.chats)
+    card = target_gpu.card(params, LocalHost())
+    use = sizing.Use(**{name: params[name] for name in planner.USE})
+    rows = [plan_report.row(model, plan) for model, plan in catalogue.plans(card, use)]
+    report = plan_report.table(card, rows, use.context, use.chats)
     return {"fits": any(row["fits"] for row in rows), "models": rows, "report": report}
 
 
@@ -519,7 +518,7 @@ def main() -> None:
     params = module.params
     named = params["model"] or params["model_path"] or params["config"] is not None
     try:
-        found = _plan_choice.answer(params, LocalHost()) if named else table(params)
+        found = planner.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
         module.fail_json(msg=str(error))
     if params["fail_on_misfit"] and found["fits"] is False:

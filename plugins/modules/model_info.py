@@ -170,7 +170,7 @@ fingerprint:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._model_dir import inspect
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import inspect
 
 
 def main() -> None:

@@ -97,7 +97,9 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._cdi import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.cdi import (
     EVERY_CARD,
     SPECIFICATIONS,
     docker_reads_cdi,
@@ -107,15 +109,13 @@ from ansible_collections.sparerig.llm.plugins.module_utils._cdi import (
     read_specification,
     staleness,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import FAILURES
-from ansible_collections.sparerig.llm.plugins.module_utils._local import (
-    Answer,
-    CommandTimedOutError,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
     SysrootHost,
     read_loaded,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
+    Answer,
+    CommandTimedOutError,
 )
 
 UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")

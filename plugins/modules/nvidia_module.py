@@ -58,11 +58,11 @@ failure:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import (
     explain,
     page,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
     SysrootHost,
     read_loaded,
     read_running_kernel,

@@ -236,24 +236,24 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _gpu as gpu
-from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_host as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._host import check_disk
-from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import page
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_archive import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import page
+from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.archive import (
     Archive,
     consult,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_preflight import (
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import (
     Finding,
     Request,
     Seen,
     Verdict,
     judge,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu
+from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_disk
 
 if t.TYPE_CHECKING:
-    from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Check
+    from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
 
 OUR_HOLDS = "/etc/apt/apt.conf.d/52sparerig-nvidia"
 KEY_OF_DKMS = "/var/lib/shim-signed/mok/MOK.der"

@@ -122,19 +122,19 @@ version:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUIError,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_config import (
-    plan_settings,
-    wanted_settings,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     Mode,
     carry_out,
     connect,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    OpenWebUIError,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.config import (
+    plan_settings,
+    wanted_settings,
 )
 
 BANNER = {

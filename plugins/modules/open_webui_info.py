@@ -117,14 +117,14 @@ documents_ok:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import OpenWebUIError
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_info import gather
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     Mode,
     connect,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import OpenWebUIError
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.info import gather
 
 
 def main() -> None:

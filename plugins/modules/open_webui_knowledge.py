@@ -115,14 +115,7 @@ version:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUIError,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge import (
-    check_knowledge,
-    plan_knowledge,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     SHARING_OPTIONS,
@@ -130,6 +123,13 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps imp
     Mode,
     carry_out,
     connect,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    OpenWebUIError,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.knowledge import (
+    check_knowledge,
+    plan_knowledge,
 )
 
 KNOWLEDGE = {

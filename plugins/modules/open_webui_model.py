@@ -137,14 +137,7 @@ version:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUIError,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_models import (
-    check_models,
-    plan_models,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     SHARING_OPTIONS,
@@ -152,6 +145,13 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps imp
     Mode,
     carry_out,
     connect,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    OpenWebUIError,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.models import (
+    check_models,
+    plan_models,
 )
 
 MODEL = {

@@ -115,19 +115,19 @@ version:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
-    OpenWebUIError,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_people import (
-    check_users,
-    plan_users,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_steps import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     Mode,
     carry_out,
     connect,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    OpenWebUIError,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.users import (
+    check_users,
+    plan_users,
 )
 
 USER = {

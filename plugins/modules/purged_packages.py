@@ -54,12 +54,12 @@ removed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._apt_purge import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
     AptRefusesError,
     freed_by,
     known,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._local import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
 
 STATUS = "/var/lib/dpkg/status"
 

@@ -105,13 +105,16 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
-from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import explain, page
-from ansible_collections.sparerig.llm.plugins.module_utils._local import LocalHost
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import (
+    explain,
+    page,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
     read_apt_sources,
     same_repository,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._openpgp import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.openpgp import (
     NotAKeyError,
     dearmoured,
     fingerprints,

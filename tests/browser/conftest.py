@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
     PUBLIC,
     Account,
     OpenWebUI,

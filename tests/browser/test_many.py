@@ -13,7 +13,10 @@ import typing as t
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import Account, OpenWebUI
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
+    Account,
+    OpenWebUI,
+)
 from browser.conftest import URL
 from browser.upstream import COUNT, FLOCK
 from playwright.sync_api import expect

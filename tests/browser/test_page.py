@@ -20,7 +20,7 @@ from playwright.sync_api import expect
 if t.TYPE_CHECKING:
     from pathlib import Path
 
-    from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import OpenWebUI
+    from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import OpenWebUI
     from browser.page import Page
 
 OpenPage = t.Callable[..., "Page"]

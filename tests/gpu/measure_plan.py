@@ -38,9 +38,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ansible_collections.sparerig.llm.plugins.module_utils import _catalogue
-from ansible_collections.sparerig.llm.plugins.module_utils._evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import Deed, compare
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.report import result
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     GIB,
     MIB,
     Card,
@@ -48,11 +49,10 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
     Use,
     plan,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._model_config import parse
-from ansible_collections.sparerig.llm.plugins.module_utils._plan_deed import Deed, compare
-from ansible_collections.sparerig.llm.plugins.module_utils._plan_report import result
-from ansible_collections.sparerig.llm.plugins.module_utils._prometheus import cache_config
-from ansible_collections.sparerig.llm.plugins.module_utils._vllm_log import explain, observed
+from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
+from ansible_collections.sparerig.llm.plugins.module_utils._model.config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import explain, observed
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.metrics import cache_config
 
 HERE = Path(__file__).parent
 START_LIMIT_S = 420
@@ -112,7 +112,7 @@ def compressed(bits: int) -> dict[str, t.Any]:
 
 def base(catalogue_id: str) -> dict[str, t.Any]:
     """Take a model's dimensions from the catalogue."""
-    config = dict(_catalogue.find(catalogue_id).config)
+    config = dict(catalogue.find(catalogue_id).config)
     config.pop("quantization_config", None)
     return config
 

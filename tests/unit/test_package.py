@@ -91,7 +91,7 @@ def names(tarball: Path) -> list[str]:
         *("README.md", "LICENSE", "changelogs/changelog.yaml", "MANIFEST.json", "meta/runtime.yml"),
         *("playbooks/site.yml", "playbooks/verify.yml", "site.yml", "inventories/home/hosts.yml"),
         *("docs/getting-started.md", "docs/reference.md", "docs/failures.md"),
-        *("plugins/modules/inference_health.py", "plugins/module_utils/_supervisor.py"),
+        *("plugins/modules/inference_health.py", "plugins/module_utils/_service/supervisor.py"),
         *(f"roles/{role}/meta/argument_specs.yml" for role in ROLES),
     ],
 )

@@ -14,13 +14,13 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
     Account,
     OpenWebUI,
     can_sign_in,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_info import gather
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui_knowledge import (
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.info import gather
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.knowledge import (
     wait_until_indexed,
 )
 

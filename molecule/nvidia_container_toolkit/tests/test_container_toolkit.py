@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._host_failures import explain
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import explain
 
 if t.TYPE_CHECKING:
     import subprocess

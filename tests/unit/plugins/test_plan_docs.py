@@ -9,18 +9,20 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _cards, _catalogue, _vllm_log
-from ansible_collections.sparerig.llm.plugins.module_utils._memory_plan import (
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import cards
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     GIB,
     Card,
     Plan,
     plan,
     weight_bytes,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._model_config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
+from ansible_collections.sparerig.llm.plugins.module_utils._model.config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 
 DOCS = Path(__file__).parents[3] / "docs"
-LLAMA = _catalogue.find("llama-3-8b").config
+LLAMA = catalogue.find("llama-3-8b").config
 GPTQ = {"quant_method": "gptq", "group_size": 128, "desc_act": False, "sym": True}
 
 
@@ -43,11 +45,11 @@ def test_the_articles_table(name: str, quantization: dict[str, t.Any] | None) ->
     "name", ["RTX 4060", "RTX 2080 Ti", "RTX 3060 12GB", "RTX 4060 Ti 16GB", "RTX 3090"]
 )
 def test_the_best_model_for_each_card(name: str) -> None:
-    known = _cards.find(name)
+    known = cards.find(name)
     card = Card(
         known.title, known.memory_gib * 1024, known.capability, bandwidth_gb_s=known.bandwidth_gb_s
     )
-    chosen = _catalogue.choose(card)
+    chosen = catalogue.choose(card)
     made = chosen.plan
     row = (
         f"| {known.title} | `{chosen.model.id}` | {chosen.model.format}"
@@ -60,4 +62,4 @@ def test_the_best_model_for_each_card(name: str) -> None:
 def test_every_failure_has_its_line() -> None:
     page = (DOCS / "when-vllm-does-not-start.md").read_text()
     rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
-    assert rows == _vllm_log.IDENTIFIERS
+    assert rows == vllm_log.IDENTIFIERS

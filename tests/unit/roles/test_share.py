@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _hf_snapshot
+from ansible_collections.sparerig.llm.plugins.module_utils._model import snapshot
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import running
 from model_files import model_files
@@ -31,7 +31,7 @@ def offer(
     run_module: Callable[..., dict[str, t.Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Offer]:
     """Offer a snapshot: the address, the token and the listing."""
-    monkeypatch.setattr(_hf_snapshot, "RESERVE", 0)
+    monkeypatch.setattr(snapshot, "RESERVE", 0)
     with running(FILES) as hub:
         there = run_module(
             hf_snapshot, repository="example/model", endpoint=hub.url, root=str(tmp_path / "there")

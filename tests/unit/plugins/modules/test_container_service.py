@@ -13,11 +13,8 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import (
-    _container_service,
-    _supervisor,
-    _vllm_log,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._service import spec, supervisor
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 from ansible_collections.sparerig.llm.plugins.modules import container_service
 
 if t.TYPE_CHECKING:
@@ -108,7 +105,7 @@ class Host:
             }
             config = json.loads(Path(f"{self.root}/etc/engine.json").read_text())
             contents = (Path(path).read_bytes() for path in config["files"])
-            Path(config["fingerprint_file"]).write_text(_supervisor.fingerprint(contents))
+            Path(config["fingerprint_file"]).write_text(supervisor.fingerprint(contents))
 
     def did(self, *programs: str) -> list[str]:
         """Return what was done, questions left out, and forget it."""
@@ -130,9 +127,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     places = {"CONFIG_DIR": "etc", "LIBRARY_DIR": "lib", "UNIT_DIR": "units", "RUNTIME_DIR": "run"}
     for name, folder in places.items():
         (tmp_path / folder).mkdir()
-        monkeypatch.setattr(_container_service, name, f"{tmp_path}/{folder}")
+        monkeypatch.setattr(spec, name, f"{tmp_path}/{folder}")
     supervisor = f"{tmp_path}/lib/supervisor.py"
-    for module in (_container_service, container_service):
+    for module in (spec, container_service):
         monkeypatch.setattr(module, "SUPERVISOR", supervisor)
     monkeypatch.setattr(container_service, "LIBRARY_DIR", f"{tmp_path}/lib")
     monkeypatch.setattr(AnsibleModule, "run_command", host.run_command)
@@ -206,8 +203,8 @@ def test_the_files(run: Run, host: Host) -> None:
         after=["other.service"],
         explain="vllm",
     )
-    assert text(host, "lib/supervisor.py") == inspect.getsource(_supervisor)
-    assert text(host, "lib/vllm_log.py") == inspect.getsource(_vllm_log)
+    assert text(host, "lib/supervisor.py") == inspect.getsource(supervisor)
+    assert text(host, "lib/vllm_log.py") == inspect.getsource(vllm_log)
     assert text(host, "etc/engine.env").splitlines()[1:] == ["FLAG=true", "NOTHING=", "NUMBER=8"]
     assert (host.root / "etc/engine.secrets.env").stat().st_mode & 0o777 == 0o600
     unit = text(host, "units/engine.service").splitlines()
@@ -228,7 +225,7 @@ def test_the_files(run: Run, host: Host) -> None:
         ],
         ["docker", "network", "connect", "two", "engine"],
     ]
-    assert _supervisor.Config.load(f"{etc}/engine.json").probe.path == "/health"
+    assert supervisor.Config.load(f"{etc}/engine.json").probe.path == "/health"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._local import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 from ansible_collections.sparerig.llm.plugins.modules import gpu_info
 from stand_ins import HANGS, FakeHost
 

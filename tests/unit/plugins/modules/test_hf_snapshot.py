@@ -15,9 +15,9 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _hf_snapshot, _hub
-from ansible_collections.sparerig.llm.plugins.module_utils._model_dir import SMALL_FILES
-from ansible_collections.sparerig.llm.plugins.module_utils._model_store import Listing, Store
+from ansible_collections.sparerig.llm.plugins.module_utils._model import hub, snapshot
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import SMALL_FILES
+from ansible_collections.sparerig.llm.plugins.module_utils._model.store import Listing, Store
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import Fault, HubServer, running
 from model_files import SHARDS, Files, changed, model_files
@@ -65,7 +65,7 @@ def site(
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     # The tests' own disk may be nearly full.
-    monkeypatch.setattr(_hf_snapshot, "RESERVE", 0)
+    monkeypatch.setattr(snapshot, "RESERVE", 0)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     with running(FILES) as hub:
         yield Site(hub, tmp_path / "models", run_module, pauses)
@@ -446,7 +446,7 @@ def test_endpoint_of_the_environment(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 def test_disk_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_hf_snapshot, "free_space", lambda _path: SIZE // 2)
+    monkeypatch.setattr(snapshot, "free_space", lambda _path: SIZE // 2)
     for check in (True, False):
         answer = site.run(check=check)
         assert answer["failure"] == "disk-full"
@@ -467,14 +467,14 @@ def test_disk_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_disk_fails_on_the_way(
     site: Site, monkeypatch: pytest.MonkeyPatch, number: int, failure: str, words: str
 ) -> None:
-    fetch = _hub.Hub.fetch
+    fetch = hub.Hub.fetch
 
-    def fail(hub: _hub.Hub, listing: Listing, name: str, *more: t.Any) -> None:
+    def fail(hub: hub.Hub, listing: Listing, name: str, *more: t.Any) -> None:
         if name == SHARDS[1]:
             raise OSError(number, os.strerror(number))
         fetch(hub, listing, name, *more)
 
-    monkeypatch.setattr(_hub.Hub, "fetch", fail)
+    monkeypatch.setattr(hub.Hub, "fetch", fail)
     answer = site.run()
     assert answer["failure"] == failure
     assert words in answer["msg"]

@@ -13,8 +13,8 @@ import typing as t
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.sparerig.llm.plugins.module_utils import _hf_snapshot
-from ansible_collections.sparerig.llm.plugins.module_utils._model_store import Store
+from ansible_collections.sparerig.llm.plugins.module_utils._model import snapshot
+from ansible_collections.sparerig.llm.plugins.module_utils._model.store import Store
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import HubServer, running
 from huggingface_hub import constants
@@ -34,7 +34,7 @@ LENGTH = 0.5
 
 def run_module(endpoint: str, root: str) -> None:
     """Run the module in a process of its own."""
-    _hf_snapshot.RESERVE = 0
+    snapshot.RESERVE = 0
     constants.DOWNLOAD_CHUNK_SIZE = 4096
     options = {"repository": NAME, "endpoint": endpoint, "root": root}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

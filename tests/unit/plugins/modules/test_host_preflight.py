@@ -13,7 +13,7 @@ import typing as t
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils import _host
+from ansible_collections.sparerig.llm.plugins.module_utils._host import requirements
 from ansible_collections.sparerig.llm.plugins.modules import host_preflight
 
 if t.TYPE_CHECKING:
@@ -43,7 +43,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(host_preflight, "CONFIG_DIR", str(host.etc))
     monkeypatch.setattr(host_preflight, "docker_kind", lambda: host.docker)
     monkeypatch.setattr(
-        host_preflight, "check_system", lambda *_unused: _host.check_system(JAMMY, "x86_64")
+        host_preflight, "check_system", lambda *_unused: requirements.check_system(JAMMY, "x86_64")
     )
     return host
 
@@ -115,7 +115,7 @@ def test_a_port_that_is_ours(run: Run, host: Host) -> None:
 
 def test_a_settings_file_that_is_cut_off(host: Host) -> None:
     (host.etc / "engine.json").write_text('{"create": [[')
-    assert _host.published_by_unit(f"{host.etc}/engine.json") == set()
+    assert requirements.published_by_unit(f"{host.etc}/engine.json") == set()
 
 
 def test_a_port_that_is_free(run: Run) -> None:
@@ -140,7 +140,7 @@ def test_why_a_port_cannot_be_had(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    assert _host.bind_problem(address, 80) == words
+    assert requirements.bind_problem(address, 80) == words
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_why_a_port_cannot_be_had(
     ],
 )
 def test_systems(os_release: str, machine: str, status: STATUS, seen: str) -> None:
-    found = _host.check_system(os_release, machine)
+    found = requirements.check_system(os_release, machine)
     assert (found.status, found.seen) == (status, seen)
 
 

@@ -17,8 +17,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._failures import FAILURES
-from ansible_collections.sparerig.llm.plugins.module_utils._local import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 from ansible_collections.sparerig.llm.plugins.modules import inference_health
 from stand_ins import HANGS, FakeHost, misbehaving_server
 
@@ -811,8 +811,11 @@ def test_options_that_cannot_be_meant(
 def test_every_failure_is_known_and_used() -> None:
     """The table and the code name the same failures."""
     root = Path(inference_health.__file__).parents[1]
-    parts = ("health", "http", "completion", "plan_deed", "document_probe")
-    sources = [root / "module_utils" / f"_{name}.py" for name in parts]
+    parts = (
+        *("_vllm/health", "_host/http", "_vllm/completion"),
+        *("_memory/comparison", "_open_webui/document_probe"),
+    )
+    sources = [root / "module_utils" / f"{name}.py" for name in parts]
     code = "".join(path.read_text() for path in [*sources, Path(inference_health.__file__)])
     named = set(
         re.findall(

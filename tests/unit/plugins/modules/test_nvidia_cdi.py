@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._local import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 from ansible_collections.sparerig.llm.plugins.modules import nvidia_cdi
 from stand_ins import FakeHost
 

@@ -10,19 +10,21 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_archive as archive
-from ansible_collections.sparerig.llm.plugins.module_utils import _nvidia_host as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_host import (
+from ansible_collections.sparerig.llm.plugins.module_utils._driver import archive
+from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
+    describe_card,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
+    Offer,
+    Package,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import Seen
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
     AptSource,
     Foreign,
     LoadedDriver,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_packages import (
-    Offer,
-    Package,
-)
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_preflight import Seen
-from ansible_collections.sparerig.llm.plugins.module_utils._nvidia_support import describe_card
 from ansible_collections.sparerig.llm.plugins.modules import nvidia_preflight
 
 if t.TYPE_CHECKING:

@@ -10,9 +10,7 @@ import stat
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils import (
-    _open_webui,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import client
 from ansible_collections.sparerig.llm.plugins.modules import (
     open_webui_config,
     open_webui_group,
@@ -38,7 +36,7 @@ PAPERS = recorded("knowledge")["items"][0]["id"]
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     """Answer what the modules ask; waiting takes no time."""
     made = Server()
-    monkeypatch.setattr(_open_webui, "http_transport", lambda **_unused: made)
+    monkeypatch.setattr(client, "http_transport", lambda **_unused: made)
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     monkeypatch.setattr("time.monotonic", lambda: sum(waits))

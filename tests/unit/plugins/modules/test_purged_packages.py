@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._local import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 from ansible_collections.sparerig.llm.plugins.modules import purged_packages
 from stand_ins import FakeHost
 

@@ -1,0 +1,108 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be known of a host before anything on it is changed.
+
+PRIVATE to this collection.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import socket
+from pathlib import Path
+
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+
+GIB = 1024**3
+IN_USE = "is in use by another program"
+
+SUPPORTED = ("ubuntu 22.04", "ubuntu 24.04", "debian 12")
+
+
+def check_system(os_release: str, machine: str) -> Check:
+    """Compare the system, by the text of its /etc/os-release, with what the roles were made for."""
+    pairs = (line.partition("=") for line in os_release.splitlines() if "=" in line)
+    values = {key: "".join(shlex.split(value)) for key, _equals, value in pairs}
+    system = f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
+    seen = f"{values.get('PRETTY_NAME', system)} on {machine}"
+    expected = "Ubuntu 22.04 (the reference), Ubuntu 24.04 or Debian 12, on x86_64"
+    if system in SUPPORTED and machine == "x86_64":
+        return Check("system", "pass", expected, seen)
+    return Check(
+        "system",
+        "fail",
+        expected,
+        seen,
+        cause=f"{seen} is not a system that these roles were made for and tested on.",
+        mend="Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
+    )
+
+
+def check_disk(path: str, min_free_gib: float) -> Check:
+    """Measure the room where something big will be written; the path need not exist yet."""
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    stat = os.statvfs(place)
+    free = stat.f_bavail * stat.f_frsize / GIB
+    expected, seen = f"{min_free_gib:g} GiB free for {path}", f"{free:.1f} GiB free"
+    if free >= min_free_gib:
+        return Check(f"disk {path}", "pass", expected, seen)
+    return Check(
+        f"disk {path}",
+        "fail",
+        expected,
+        seen,
+        cause=f"{path} needs {min_free_gib:g} GiB and its file system has {free:.1f} GiB free.",
+        mend=f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
+        f"`docker image prune` removes unused images), or put a larger disk at {path}.",
+    )
+
+
+def published_by_unit(config_file: str) -> set[int]:
+    """Return the host ports that a unit of ours publishes already."""
+    try:
+        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return set()
+    options = [word for command in config.get("create", []) for word in command]
+    return {int(word.split(":")[-2]) for word in options if word.startswith("--publish=")}
+
+
+def bind_problem(address: str, port: int) -> str | None:
+    """Say why a port cannot be listened on; None when it can."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return IN_USE
+            if error.errno == errno.EADDRNOTAVAIL:
+                return "cannot be had, as this host has no such address"
+            return f"cannot be had: {error.strerror}"
+    return None
+
+
+def check_port(address: str, port: int, config_file: str) -> Check:
+    """Tell whether the port is free, or ours already."""
+    name = f"port {port}"
+    problem = bind_problem(address, port)
+    if problem is None:
+        return Check(name, "pass", "free or ours", "free")
+    if problem == IN_USE and port in published_by_unit(config_file):
+        return Check(name, "pass", "free or ours", "ours already")
+    return Check(
+        name,
+        "fail",
+        "free or ours",
+        problem,
+        cause=f"{address} port {port} {problem}.",
+        mend=f"`sudo ss -ltnp 'sport = :{port}'` names the program. "
+        "Stop it, or choose another port.",
+    )

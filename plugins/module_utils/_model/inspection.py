@@ -1,0 +1,670 @@
+# Copyright: the sparerig maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tells whether a directory is a model that vLLM can serve.
+
+Everything is read from the files themselves, cheaply: of the weights only the headers. The same
+checks serve a directory that is complete and, before a download, one that holds the small files
+only, with the list of what is still to come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import typing as t
+import zipfile
+
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+
+if t.TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+JsonObject = dict[str, t.Any]
+
+# What decides whether a model can be served, apart from weights and tokenizer. Some KiB each.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+# One complete line of these makes a tokenizer.
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("tekken.json",),
+    ("vocab.json", "merges.txt"),
+)
+# Weights by suffix, the one that vLLM prefers first, and the index where there are several files.
+WEIGHTS = (
+    (".safetensors", "model.safetensors.index.json"),
+    (".bin", "pytorch_model.bin.index.json"),
+)
+NOT_WEIGHTS = ("adapter_", "optimizer", "training_", "scheduler")
+FOREIGN_WEIGHTS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth")
+# Formats by the name that a config.json gives them: those vLLM loads, and those made for others.
+SERVED_FORMATS = (
+    *("auto-round", "auto_gptq", "awq", "awq_marlin", "bitsandbytes", "compressed-tensors"),
+    *("experts_int8", "fbgemm_fp8", "fp8", "gptq", "gptq_marlin", "inc", "modelopt"),
+    *("modelopt_fp4", "moe_wna16", "mxfp4", "quark", "rtn", "torchao"),
+)
+FOREIGN_FORMATS = {
+    "exl2": "ExLlamaV2",
+    "exl3": "ExLlamaV3",
+    "gguf": "llama.cpp",
+    "mlx": "Apple's MLX",
+}
+# Tokens by which chat models end their turn. One that the template writes must also stop vLLM.
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+LFS_POINTER = b"version https://git-lfs"
+# The safetensors format itself refuses a larger header.
+MAX_SAFETENSORS_HEADER = 100_000_000
+
+
+class DamagedFileError(Exception):
+    """A file is there, but is not what its name says."""
+
+    def __init__(self, path: Path, seen: str) -> None:
+        super().__init__(f"{path.name}: {seen}")
+        self.path = path
+
+
+class NotPassedError(Exception):
+    """A check's answer, when it is not "pass"."""
+
+    def __init__(self, seen: str, cause: str, mend: str, status: str = "fail") -> None:
+        super().__init__(seen)
+        self.seen = seen
+        self.cause = cause
+        self.mend = mend
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """The evidence, and the facts that came with it."""
+
+    checks: list[Check]
+    facts: JsonObject
+
+    @property
+    def reasons(self) -> str:
+        """Say what speaks against the model; nothing if nothing does."""
+        return " ".join(
+            f"{check.name}: {check.seen}; expected {check.expected}. {check.cause} {check.mend}"
+            for check in self.checks
+            if check.status == "fail"
+        )
+
+    def result(self) -> JsonObject:
+        """Give the evidence and the facts as a module returns them."""
+        return {"checks": [dataclasses.asdict(check) for check in self.checks], **self.facts}
+
+
+def inspect(
+    directory: Path,
+    *,
+    to_come: Mapping[str, int] | None = None,
+    reader: tuple[int, int] | None = None,
+    need_chat_template: bool = True,
+) -> Inspection:
+    """Check a model directory, as far as one check's answer lets the next one be asked.
+
+    With ``to_come`` (names and sizes) the directory holds the small files of a download, and what
+    needs the large ones is left out. ``reader`` is the user and the group of the container.
+    """
+    model = _Model(directory, to_come, reader, need_chat_template=need_chat_template)
+    checks = []
+    for name, expected, look, decisive in _STEPS:
+        if to_come is not None and name in _NEED_WEIGHTS:
+            continue
+        try:
+            check = Check(name, "pass", expected, look(model))
+        except NotPassedError as answer:
+            check = Check(
+                name,
+                answer.status,
+                expected,
+                answer.seen,
+                cause=answer.cause,
+                mend=answer.mend,
+            )
+        except DamagedFileError as error:
+            check = Check(
+                name,
+                "fail",
+                expected,
+                str(error),
+                cause="The copy broke off, the disk was full, or it was cloned without git-lfs.",
+                mend=f"Fetch {error.path} again.",
+            )
+        except OSError as error:
+            check = Check(
+                name,
+                "fail",
+                expected,
+                f"{error.filename} cannot be read ({error.strerror})",
+                cause="Permissions, or a failing disk.",
+                mend=f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
+            )
+        checks.append(check)
+        if decisive and check.status == "fail":
+            break
+    if to_come is None and not any(check.status == "fail" for check in checks):
+        model.facts["fingerprint"] = model.take_fingerprint()
+    return Inspection(checks, model.facts)
+
+
+def size_text(size: int) -> str:
+    """Write a size as people read it."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} bytes"
+
+
+def some(names: Iterable[str], limit: int = 5) -> str:
+    """List a few names and count the rest."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + more
+
+
+def read_object(path: Path) -> JsonObject:
+    """Read a file that must hold one JSON object."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(path, f"it cannot be read ({error.strerror})") from error
+    if raw.startswith(LFS_POINTER):
+        raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise DamagedFileError(path, f"it is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedFileError(path, "it is valid JSON, but not an object")
+    return value
+
+
+def safetensors_header(path: Path) -> tuple[JsonObject, int]:
+    """Read a safetensors header: its tensors, and the size that the whole file must have."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == LFS_POINTER[:8]:
+            raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
+        if len(start) < struct.calcsize("<Q"):
+            raise DamagedFileError(path, f"{len(start)} bytes, too few even for a header")
+        (length,) = struct.unpack("<Q", start)
+        if length > MAX_SAFETENSORS_HEADER:
+            raise DamagedFileError(path, "it does not start with a safetensors header")
+        raw = file.read(length)
+    if len(raw) < length:
+        raise DamagedFileError(path, f"it ends within its header of {length} bytes")
+    try:
+        header = json.loads(raw)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        data = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise DamagedFileError(path, "its safetensors header is not valid") from error
+    return tensors, len(start) + length + data
+
+
+def text_config(config: JsonObject) -> JsonObject:
+    """Return what is about the language model; models that also see keep it one level down."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def context_length(config: JsonObject) -> int | None:
+    """Return the context in tokens that the model was made for, if its config.json says so."""
+    text = text_config(config)
+    values = (text.get(key) for key in CONTEXT_KEYS)
+    return next((value for value in values if isinstance(value, int) and value > 1), None)
+
+
+def describe_quantization(settings: JsonObject) -> JsonObject:
+    """Bring the many spellings of a quantisation to one."""
+    method = str(settings.get("quant_method") or "").lower()
+    known = {name.replace("_", "-"): name for name in SERVED_FORMATS}
+    bits = settings.get("bits", settings.get("w_bit"))
+    group = settings.get("group_size", settings.get("q_group_size"))
+    groups = settings.get("config_groups")
+    if isinstance(groups, dict) and groups:
+        scheme = next(iter(groups.values()))
+        weights = scheme.get("weights") if isinstance(scheme, dict) else None
+        if isinstance(weights, dict):
+            bits, group = weights.get("num_bits"), weights.get("group_size")
+    return {
+        "method": known.get(method.replace("_", "-"), method),
+        "format": settings.get("checkpoint_format") or settings.get("format"),
+        "bits": bits,
+        "group_size": group,
+        "desc_act": settings.get("desc_act"),
+        "sym": settings.get("sym"),
+    }
+
+
+def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
+    """Return why vLLM refuses to load this quantisation, and what to do."""
+    method = quantization["method"]
+    if method in FOREIGN_FORMATS:
+        return (
+            f"The format {method} is made for {FOREIGN_FORMATS[method]}.",
+            "Choose the model in GPTQ, AWQ, FP8 or compressed-tensors.",
+        )
+    if method not in {"gptq", "gptq_marlin", "auto_gptq"}:
+        return None
+    if quantization["desc_act"] is True and quantization["group_size"] != -1:
+        return (
+            "vLLM 0.30 and later refuse GPTQ with activation ordering (desc_act) and a group size.",
+            "Choose a release or a revision that was quantised with desc_act false.",
+        )
+    if quantization["sym"] is False:
+        return (
+            "vLLM loads GPTQ only if it is symmetric (sym true).",
+            "Choose a release that was quantised with sym true, or the model in AWQ.",
+        )
+    if quantization["bits"] not in {4, 8}:
+        return (
+            f"vLLM loads GPTQ with 4 or 8 bits, and this has {quantization['bits']}.",
+            "Choose a release with 4 or 8 bits.",
+        )
+    return None
+
+
+class _Model:
+    """One directory under inspection. Each check returns what it saw, or raises."""
+
+    def __init__(
+        self,
+        directory: Path,
+        to_come: Mapping[str, int] | None,
+        reader: tuple[int, int] | None,
+        *,
+        need_chat_template: bool,
+    ) -> None:
+        self.directory = directory
+        self.sizes = dict(to_come or {})
+        self.whole = to_come is None
+        self.reader = reader
+        self.need_chat_template = need_chat_template
+        self.facts: JsonObject = {}
+        self.config: JsonObject = {}
+        self.weights: list[str] = []
+        self.template = ""
+
+    def _mend(self, by_hand: str) -> str:
+        """Say what to do; before a download nothing can be mended by hand."""
+        return by_hand if self.whole else "Choose another release of the model."
+
+    def list_files(self) -> str:
+        """See what is there. Only the top level counts: vLLM reads nothing below it."""
+        path = self.directory
+        if not path.exists():
+            nearest = next(parent for parent in path.absolute().parents if parent.exists())
+            raise NotPassedError(
+                f"there is nothing at {path}",
+                "The path is misspelt, a link leads nowhere, or a disk is not mounted.",
+                f"The nearest that exists is {nearest}: look there with 'ls -l {nearest}'.",
+            )
+        if not path.is_dir():
+            raise NotPassedError(
+                f"{path} is a file",
+                "The path names one file of the model.",
+                f"Name the directory around it: {path.parent}.",
+            )
+        # A link to nowhere is no file here, and so is missed by name where it is needed.
+        self.sizes |= {
+            entry.name: entry.stat().st_size for entry in os.scandir(path) if entry.is_file()
+        }
+        self.facts["size_bytes"] = sum(self.sizes.values())
+        return f"{len(self.sizes)} files, {size_text(self.facts['size_bytes'])}"
+
+    def read_config(self) -> str:
+        """Take from config.json what the model is."""
+        if "config.json" not in self.sizes:
+            raise NotPassedError("there is no config.json", *self._why_no_config())
+        config = read_object(self.directory / "config.json")
+        names = config.get("architectures")
+        architecture = names[0] if isinstance(names, list) and names else None
+        model_type = config.get("model_type")
+        if not isinstance(architecture, str) and not isinstance(model_type, str):
+            raise NotPassedError(
+                "config.json has neither architectures nor model_type",
+                "It belongs to something else: an adapter, a tokenizer, another program.",
+                "Name the directory of a whole model in the layout of Hugging Face.",
+            )
+        text = text_config(config)
+        self.config = config
+        self.facts.update(
+            architecture=architecture,
+            model_type=model_type,
+            context_length=context_length(config),
+            dtype=text.get("dtype") or text.get("torch_dtype"),
+        )
+        tokens = self.facts["context_length"] or "unknown"
+        return f"{architecture or model_type}, context length {tokens}"
+
+    def _why_no_config(self) -> tuple[str, str]:
+        if any(name.endswith(".gguf") for name in self.sizes):
+            return (
+                "GGUF files are made for llama.cpp and Ollama.",
+                "Choose a release of the model in safetensors (plain, GPTQ, AWQ or FP8).",
+            )
+        if "adapter_config.json" in self.sizes:
+            return (
+                "This is a LoRA adapter, not a model.",
+                "Name the base model's directory, or merge the adapter into it.",
+            )
+        snapshots = sorted(self.directory.glob("snapshots/*/config.json"))
+        if snapshots:
+            return (
+                "This is a folder of the Hugging Face cache, whose snapshots are only links.",
+                f"Copy one with its links resolved: cp -rL {snapshots[-1].parent} /srv/models/NAME",
+            )
+        below = sorted(self.directory.glob("*/config.json"))
+        if below:
+            return "The model is one level further down.", f"Name {below[0].parent} instead."
+        return (
+            "The copy is incomplete, or this is not the directory of a model.",
+            self._mend(f"Look with 'ls -l {self.directory}' and copy the whole model there."),
+        )
+
+    def find_weights(self) -> str:
+        """Find the weights, and see that no file of them is missing."""
+        for suffix, index in WEIGHTS:
+            names = sorted(
+                name
+                for name in self.sizes
+                if name.endswith(suffix) and not name.startswith(NOT_WEIGHTS)
+            )
+            if index in self.sizes:
+                names = self._indexed(index)
+            if names:
+                self.weights = names
+                total = sum(self.sizes[name] for name in names)
+                self.facts.update(weights_format=suffix[1:], weights_bytes=total)
+                return f"{len(names)} {suffix[1:]} files, {size_text(total)}"
+        foreign = [name for name in self.sizes if name.endswith(FOREIGN_WEIGHTS)]
+        if foreign:
+            raise NotPassedError(
+                f"only weights made for other programs: {some(foreign)}",
+                "GGUF, ONNX, TensorFlow and original checkpoints are not loaded by vLLM.",
+                "Choose a release of the model in safetensors (plain, GPTQ, AWQ or FP8).",
+            )
+        raise NotPassedError(
+            "there are none",
+            "Only the small files were copied, or the copy broke off.",
+            self._mend(f"Copy the *.safetensors files of the model into {self.directory}."),
+        )
+
+    def _indexed(self, index: str) -> list[str]:
+        weight_map = read_object(self.directory / index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise DamagedFileError(self.directory / index, "it has no weight_map")
+        shards = sorted({str(name) for name in weight_map.values()})
+        missing = [name for name in shards if name not in self.sizes]
+        if missing:
+            raise NotPassedError(
+                f"{len(missing)} of {len(shards)} files that {index} names are missing: "
+                f"{some(missing)}",
+                "The copy broke off.",
+                self._mend(f"Copy the missing files into {self.directory}."),
+            )
+        return shards
+
+    def measure_weights(self) -> str:
+        """See that no file of the weights is cut short: each says in its header how long it is."""
+        if not self.weights:
+            raise NotPassedError("no weights were found", "", "", "skipped")
+        damaged = {}
+        for name in self.weights:
+            path = self.directory / name
+            try:
+                if name.endswith(".safetensors"):
+                    expected = safetensors_header(path)[1]
+                    if self.sizes[name] != expected:
+                        damaged[name] = f"{self.sizes[name]} bytes, {expected} by its header"
+                elif not zipfile.is_zipfile(path):
+                    # A zip's table of contents is at its end: a file cut short has none.
+                    damaged[name] = "it is not a complete PyTorch file"
+            except DamagedFileError as error:
+                damaged[name] = str(error).partition(": ")[2]
+        if damaged:
+            raise NotPassedError(
+                "; ".join(f"{name}: {seen}" for name, seen in damaged.items()),
+                "The copy broke off, the disk was full, or it was cloned without git-lfs.",
+                f"Fetch again, into {self.directory}: {some(damaged)}.",
+            )
+        return f"{len(self.weights)} files, none cut short"
+
+    def find_closed_files(self) -> str:
+        """See that a container that mounts only this directory can read all of it."""
+        home = self.directory.resolve()
+        outside = [
+            name
+            for name in self.sizes
+            if (home / name).is_symlink() and not (home / name).resolve().is_relative_to(home)
+        ]
+        if outside:
+            raise NotPassedError(
+                f"links that lead out of the directory: {some(outside)}",
+                "A snapshot in the Hugging Face cache is only links into the folder blobs.",
+                f"Copy it with its links resolved: cp -rL {self.directory} /srv/models/NAME",
+            )
+        if self.reader is None:
+            return "no link leads out of the directory"
+        uid, gid = self.reader
+        closed = [name for name in self.sizes if not _may(home / name, uid, gid, 4)]
+        if not _may(home, uid, gid, 5):
+            closed = [str(self.directory)]
+        if closed:
+            raise NotPassedError(
+                f"user {uid}, group {gid} may not read {some(closed)}",
+                "The files were copied with private permissions.",
+                f"Open them for reading: chmod -R a+rX {self.directory}",
+            )
+        return f"user {uid}, group {gid} may read all of it"
+
+    def check_quantization(self) -> str:
+        """See that vLLM loads the number format of the weights."""
+        source, settings = self._quantization_settings()
+        if settings is None:
+            self.facts["quantization"] = {"method": "none"}
+            return "not quantised"
+        quantization = describe_quantization(settings)
+        self.facts["quantization"] = quantization
+        told = (f"{key} {value}" for key, value in quantization.items() if value is not None)
+        seen = f"{', '.join(told)} ({source})"
+        if refusal := refuse_quantization(quantization):
+            raise NotPassedError(seen, *refusal)
+        if quantization["method"] not in SERVED_FORMATS:
+            raise NotPassedError(
+                seen,
+                "This collection does not know the format; vLLM may load it or not.",
+                "Try it, or choose GPTQ, AWQ, FP8 or compressed-tensors.",
+                "unknown",
+            )
+        return seen
+
+    def _quantization_settings(self) -> tuple[str, JsonObject | None]:
+        """Return the settings and the file that has them, in the order in which vLLM looks."""
+        text = text_config(self.config)
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(text.get(key), dict):
+                return "config.json", text[key]
+        for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+            if name in self.sizes:
+                return name, {"quant_method": method, **read_object(self.directory / name)}
+        return "", None
+
+    def find_tokenizer(self) -> str:
+        """See that there is a tokenizer, and that it is not cut short."""
+        names = next((names for names in TOKENIZERS if set(names) <= self.sizes.keys()), None)
+        if names is None:
+            raise NotPassedError(
+                "there is none",
+                "The quantised release left it out, or the copy broke off.",
+                self._mend(f"Copy the tokenizer of the original model into {self.directory}."),
+            )
+        if self.whole:
+            _check_ends(self.directory / names[0])
+        return ", ".join(names)
+
+    def find_chat_template(self) -> str:
+        """See that a chat can be put into the words the model was trained on."""
+        source, self.template = self._chat_template()
+        self.facts["has_chat_template"] = bool(self.template)
+        if not self.template:
+            raise NotPassedError(
+                "there is none",
+                "This is a base model, which continues a text and was not made for chat.",
+                self._mend(
+                    "Choose the instruct or chat release of the model, or put the template of its "
+                    f"family into {self.directory / 'chat_template.jinja'}."
+                ),
+                "fail" if self.need_chat_template else "skipped",
+            )
+        return source
+
+    def _chat_template(self) -> tuple[str, str]:
+        """Return the file that has the chat template, and the template."""
+        if "chat_template.jinja" in self.sizes:
+            text = (self.directory / "chat_template.jinja").read_text("utf-8", errors="replace")
+            if text.strip():
+                return "chat_template.jinja", text
+        for name in ("chat_template.json", "tokenizer_config.json"):
+            if name not in self.sizes:
+                continue
+            value = read_object(self.directory / name).get("chat_template")
+            if isinstance(value, list):  # several by name: the one for plain chats is "default"
+                named = {
+                    entry.get("name"): entry.get("template")
+                    for entry in value
+                    if isinstance(entry, dict)
+                }
+                value = named.get("default", next(iter(named.values()), None))
+            if isinstance(value, str) and value.strip():
+                return name, value
+        return "", ""
+
+    def find_stop_tokens(self) -> str:
+        """Find what ends an answer. If the end of a turn does not, answers never end."""
+        ids = self._special_tokens()
+        stops = self._declared_stops(ids)
+        ends = {token: ids[token] for token in TURN_ENDS if token in self.template and token in ids}
+        # A template may end a turn in one way and a tool call in another: one of them is enough.
+        missing = {} if set(ends.values()) & set(stops) else ends
+        self.facts.update(
+            stop_token_ids=sorted({*stops, *missing.values()}),
+            missing_stop_token_ids=sorted(missing.values()),
+        )
+        if missing:
+            line = json.dumps({"eos_token_id": self.facts["stop_token_ids"]})
+            raise NotPassedError(
+                f"turns end with {some(missing)}, answers stop at {stops or 'nothing'}",
+                "generation_config.json lacks that token, so answers would run on without end.",
+                f"Put {line} into generation_config.json, or into a copy of it in a directory that "
+                "vLLM's option --generation-config names (--override-generation-config does not "
+                "reach the stop tokens).",
+                "unknown",
+            )
+        if not stops:
+            raise NotPassedError(
+                "no file names one",
+                "generation_config.json, config.json and tokenizer_config.json have none.",
+                "Ask the model something and see that its answer ends.",
+                "unknown",
+            )
+        return ", ".join(map(str, stops))
+
+    def _declared_stops(self, ids: Mapping[str, int]) -> list[int]:
+        """Return the stop tokens as vLLM collects them."""
+        value = self._optional("generation_config.json").get("eos_token_id")
+        if value is None:
+            value = text_config(self.config).get("eos_token_id")
+        numbers = value if isinstance(value, list) else [value]
+        end = ids.get(_token_text(self._optional("tokenizer_config.json").get("eos_token")))
+        return sorted({number for number in (*numbers, end) if isinstance(number, int)})
+
+    def _special_tokens(self) -> dict[str, int]:
+        decoder = self._optional("tokenizer_config.json").get("added_tokens_decoder")
+        if isinstance(decoder, dict) and decoder:
+            pairs = list(decoder.items())
+        else:
+            added = self._optional("tokenizer.json").get("added_tokens") or []
+            pairs = [(entry.get("id"), entry) for entry in added if isinstance(entry, dict)]
+        return {_token_text(entry): int(id_) for id_, entry in pairs if str(id_).isdigit()}
+
+    def _optional(self, name: str) -> JsonObject:
+        path = self.directory / name
+        return read_object(path) if path.is_file() else {}
+
+    def take_fingerprint(self) -> str:
+        """Tell one state of the directory from another, without reading gigabytes.
+
+        Names, sizes and small files count in full, weights by their time of change as well.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(self.sizes):
+            digest.update(f"{name}\0{self.sizes[name]}\0".encode())
+            if name in SMALL_FILES:
+                digest.update((self.directory / name).read_bytes())
+            elif name in self.weights:
+                digest.update(f"{(self.directory / name).stat().st_mtime_ns}\0".encode())
+        return digest.hexdigest()
+
+
+def _may(path: Path, uid: int, gid: int, bits: int) -> bool:
+    """Tell from the permission bits whether a user may read (4), or read and enter (5)."""
+    status = path.stat()
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+    return uid == 0 or (status.st_mode >> shift) & bits == bits
+
+
+def _check_ends(path: Path) -> None:
+    """See by its two ends that a tokenizer is whole: it can have many MiB."""
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+        file.seek(max(0, path.stat().st_size - 16))
+        end = file.read().rstrip()
+    if not start:
+        raise DamagedFileError(path, "it is empty")
+    if start == LFS_POINTER:
+        raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
+    if path.suffix == ".json" and not end.endswith(b"}"):
+        raise DamagedFileError(path, "it does not end as JSON does")
+
+
+def _token_text(value: object) -> str:
+    """Return a special token's text: it is written plainly or with its properties."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+# Name, what is expected, how to look, and whether nothing further makes sense without it.
+_STEPS: tuple[tuple[str, str, Callable[[_Model], str], bool], ...] = (
+    ("directory", "a directory on the host", _Model.list_files, True),
+    ("config", "a config.json that names the architecture", _Model.read_config, True),
+    ("weights", "all files of the weights", _Model.find_weights, False),
+    ("weights_whole", "weights as long as their headers say", _Model.measure_weights, False),
+    ("readable", "files that the container can read", _Model.find_closed_files, False),
+    ("quantization", "a weight format that vLLM loads", _Model.check_quantization, False),
+    ("tokenizer", "tokenizer.json, or another tokenizer", _Model.find_tokenizer, False),
+    ("chat_template", "a chat template", _Model.find_chat_template, False),
+    ("stop_tokens", "the token that ends a turn to stop answers", _Model.find_stop_tokens, False),
+)
+_NEED_WEIGHTS = ("weights_whole", "readable")
