@@ -39,11 +39,11 @@ Every option of every role, with its default, and the modules. The same text is 
 FAILURES_HEAD = """\
 # When something fails
 
-A failed check says its name, what was expected, what was seen, and the command that mends it. These are the names, in the
+A failed check says its name, what was expected, what was seen, and the command that fixes it. These are the names, in the
 order in which they are looked for. `ansible-playbook playbooks/verify.yml -i inventories/home` looks for them; it changes
 nothing. Why vLLM itself did not start is [a page of its own](when-vllm-does-not-start.md).
 
-| name | what it means | likely cause | to mend |
+| name | what it means | likely cause | remedy |
 |---|---|---|---|
 """
 
@@ -177,13 +177,13 @@ def failures() -> str:
     """Return docs/failures.md."""
     head = MADE_BY.format(source="The source is plugins/module_utils/_checks/failures.py.")
     lines = [
-        f"| `{failure.id}` | {cell(failure.title)} | {cell(failure.cause)} | {mend(failure.mend)} |"
+        f"| `{failure.id}` | {cell(failure.title)} | {cell(failure.cause)} | {remedy(failure.remedy)} |"
         for failure in FAILURES.values()
     ]
     return f"{head}{FAILURES_HEAD}" + "\n".join(lines) + "\n"
 
 
-def mend(text: str) -> str:
+def remedy(text: str) -> str:
     """Show commands as such, and sentences as they are."""
     text = text.format_map(USUAL)
     if re.match(r"[A-Z][a-z]+ ", text):

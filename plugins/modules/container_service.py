@@ -268,12 +268,14 @@ class ContainerService:
         status, out, err = self.module.run_command(list(command))
         return status, out, err
 
-    def must(self, *command: str, mend: str) -> str:
+    def must(self, *command: str, remedy: str) -> str:
         """Run a command that has to work; return its output."""
         status, out, err = self.run(*command)
         if status:
             said = err.strip() or out.strip()
-            self.fail(f"`{' '.join(command)}` failed: {said}. {mend}", cmd=list(command), rc=status)
+            self.fail(
+                f"`{' '.join(command)}` failed: {said}. {remedy}", cmd=list(command), rc=status
+            )
         return out
 
     def fail(self, message: str, **more: t.Any) -> t.NoReturn:
@@ -304,7 +306,7 @@ class ContainerService:
             )
         self.must(
             "docker", "version", "--format", "{{.Server.Version}}",
-            mend="Is the engine running? `systemctl status docker` says why it is not.",
+            remedy="Is the engine running? `systemctl status docker` says why it is not.",
         )  # fmt: skip
 
     def check_volumes(self) -> None:
@@ -331,7 +333,7 @@ class ContainerService:
         for port in self.spec.published_ports:
             check = check_port(port.address, port.host_port, self.spec.config_file)
             if check.status == "fail":
-                self.fail(f"published_ports: {check.cause} {check.mend}")
+                self.fail(f"published_ports: {check.cause} {check.remedy}")
 
     # What is brought about
 
@@ -345,10 +347,10 @@ class ContainerService:
             return ""
         self.must(
             "docker", "pull", "--quiet", self.spec.image,
-            mend="Check the image's name and tag, the internet connection, and the free space under "
+            remedy="Check the image's name and tag, the internet connection, and the free space under "
             f"/var/lib (`df -h /var/lib`); then try `docker pull {self.spec.image}` by hand.",
         )  # fmt: skip
-        return self.must(*inspect_image, mend="").strip()
+        return self.must(*inspect_image, remedy="").strip()
 
     def network_label(self, network: Network) -> str | None:
         """Return how a network of this name was made; None when there is none."""
@@ -364,7 +366,7 @@ class ContainerService:
             if self.changed():
                 self.must(
                     *network.create_command(),
-                    mend="`docker network ls` shows the networks there are.",
+                    remedy="`docker network ls` shows the networks there are.",
                 )
         elif label != network.label:
             self.fail(
@@ -442,16 +444,16 @@ class ContainerService:
         written = self.write(files, {spec.secrets_file: PRIVATE})
         self.result.update(image_id=image_id, secrets_file=spec.secrets_file)
         if spec.unit_file in written and not self.module.check_mode:
-            self.must("systemctl", "daemon-reload", mend="")
+            self.must("systemctl", "daemon-reload", remedy="")
         state = self.state()
         verb = "enable" if started else "disable"
         if (state.get("UnitFileState") == "enabled") != started and self.changed():
-            self.must("systemctl", verb, "--quiet", self.unit, mend="")
+            self.must("systemctl", verb, "--quiet", self.unit, remedy="")
         if started:
             wanted = supervisor.fingerprint(files[path].encode() for path in spec.files())
             self.start(state, is_current=read(spec.fingerprint_file) == wanted, wait=wait)
         elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
-            self.must("systemctl", "stop", self.unit, mend="")
+            self.must("systemctl", "stop", self.unit, remedy="")
 
     def start(self, state: dict[str, str], *, is_current: bool, wait: bool) -> None:
         """Start or restart the unit unless what runs was started from these very files."""
@@ -491,13 +493,13 @@ class ContainerService:
             if self.network_label(network) == network.label and self.is_unused(network)
         ]
         if unused and self.changed():
-            self.must("docker", "network", "rm", *unused, mend="")
+            self.must("docker", "network", "rm", *unused, remedy="")
 
     def is_unused(self, network: Network) -> bool:
         """Tell whether no container but this service's own is on a network."""
         on_it = self.must(
             "docker", "ps", "--all", "--filter", f"network={network.name}",
-            "--format", "{{.Names}}", mend="",
+            "--format", "{{.Names}}", remedy="",
         )  # fmt: skip
         return set(on_it.split()) <= {self.spec.name}
 
@@ -512,12 +514,12 @@ class ContainerService:
         if not left or not self.changed():
             return
         if spec.unit_file in left:  # an earlier run may have been cut off after it had removed it
-            self.must("systemctl", "disable", "--now", "--quiet", self.unit, mend="")
+            self.must("systemctl", "disable", "--now", "--quiet", self.unit, remedy="")
         for path in left:
             Path(path).unlink()
         if not list(Path(spec.config_file).parent.glob("*.json")):
             shutil.rmtree(LIBRARY_DIR, ignore_errors=True)  # no other unit needs it
-        self.must("systemctl", "daemon-reload", mend="")
+        self.must("systemctl", "daemon-reload", remedy="")
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def validate(module: AnsibleModule, candidate: Path) -> None:
         candidate.unlink()
         module.fail_json(
             msg=f"Docker refuses the configuration: {err.strip()}. Nothing was changed; "
-            "mend docker_engine_daemon_config in the inventory.",
+            "fix docker_engine_daemon_config in the inventory.",
             config=module.params["config"],
         )
 

@@ -13,7 +13,7 @@ version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
   - Brings one commit of a model repository to the host. A reader finds all of it, verified, or nothing.
-  - The small files come first. A missing token, a licence that was not accepted, a weight format that vLLM refuses, a missing
+  - The small files come first. A missing token, a license that was not accepted, a weight format that vLLM refuses, a missing
     chat template and a disk that is too small are found before the first gigabyte.
   - Every file is verified by the size and the hash that the hub gives for it. A run that was killed goes on where it stopped.
   - A branch or tag is resolved to a commit once, and the host remembers it; later runs stay with that commit unless O(update) is set.
@@ -74,7 +74,7 @@ options:
     choices: [required, optional]
     default: required
   licenses:
-    description: The licences that may be used, as the hub names them, such as V(apache-2.0) or V(llama3). Empty allows all.
+    description: The licenses that may be used, as the hub names them, such as V(apache-2.0) or V(llama3). Empty allows all.
     type: list
     elements: str
     default: []
@@ -134,12 +134,12 @@ commit:
   returned: success
   type: str
 license:
-  description: The licence that the model's page names; empty if it names none.
+  description: The license that the model's page names; empty if it names none.
   returned: success
   type: str
   sample: llama3
 gated:
-  description: Whether the hub gives the model only to people who accepted its licence.
+  description: Whether the hub gives the model only to people who accepted its license.
   returned: success
   type: bool
 bytes_to_download:
@@ -163,9 +163,9 @@ listing:
 failure:
   description:
     - The name of the failure.
-    - One of V(busy), V(checksum-mismatch), V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-licence-not-accepted),
+    - One of V(busy), V(checksum-mismatch), V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-license-not-accepted),
       V(hub-not-a-hub), V(hub-offline), V(hub-rate-limited), V(hub-repository-not-found), V(hub-revision-not-found), V(hub-server-error),
-      V(hub-token-refused), V(hub-unreachable), V(licence-not-allowed), V(listing-invalid), V(model-refused),
+      V(hub-token-refused), V(hub-unreachable), V(license-not-allowed), V(listing-invalid), V(model-refused),
       V(repository-invalid), V(revision-invalid), V(root-invalid), V(token-invalid) and V(workers-invalid).
   returned: failure
   type: str

@@ -80,7 +80,7 @@ checks:
     cause:
       description: Why it is not right.
       type: str
-    mend:
+    remedy:
       description: What to do about it.
       type: str
 docker:
@@ -144,7 +144,7 @@ def check_docker(kind: str) -> Check:
         "none, or installed from a package",
         "the docker snap",
         cause="Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
-        mend="`sudo snap remove docker` (its containers and images go with it), then run again.",
+        remedy="`sudo snap remove docker` (its containers and images go with it), then run again.",
     )
 
 
@@ -168,7 +168,7 @@ def check_secret(name: str, value: str) -> Check:
             "one line",
             "more than one line",
             cause=f"{name} has a line break in its value, often a stray one at its end.",
-            mend="Give the value on one line (in YAML, not after | or >).",
+            remedy="Give the value on one line (in YAML, not after | or >).",
         )
     return Check(f"secret {name}", "pass", "one line", "one line" if value else "left to the host")
 
@@ -209,7 +209,7 @@ def main() -> None:
         "docker": kind,
         "docker_runs": unit_runs(module, "docker.service"),
     }
-    wrong = [f"{check.cause} {check.mend}" for check in checks if check.status == "fail"]
+    wrong = [f"{check.cause} {check.remedy}" for check in checks if check.status == "fail"]
     if wrong:
         module.fail_json(msg=" ".join(["Nothing was changed.", *wrong]), **result)
     module.exit_json(**result)

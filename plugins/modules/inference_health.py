@@ -16,7 +16,7 @@ description:
     asks the API everything it tells of itself, and lets the model speak, measuring time to first token and tokens per second.
     On request it also signs in to the Open WebUI page, looks for the model there, and proves that documents work.
   - Every check it reaches is returned as evidence in RV(checks), on failure too, with the likely cause and the command that
-    mends it. A check that cannot be made, for want of rights for example, is V(unknown) and never fails by itself.
+    fixes it. A check that cannot be made, for want of rights for example, is V(unknown) and never fails by itself.
   - It keeps its deadline whatever the server does, and needs nothing but Python on the host.
   - It only reads. The one thing it leaves behind is a completion in the engine's statistics.
     O(document_probe) adds a document to the page and removes it.
@@ -212,7 +212,7 @@ checks:
       seen: http://127.0.0.1:8000/v1/chat/completions took the request and sent no token before the deadline of 60 s
       failure: engine-hung
       cause: The engine is stuck although /health answers 200.
-      mend: systemctl restart sparerig-vllm
+      remedy: systemctl restart sparerig-vllm
   contains:
     name:
       description: What was checked.
@@ -238,8 +238,8 @@ checks:
       description: The likely cause. Empty when the check passed.
       type: str
       returned: always
-    mend:
-      description: The command that mends it, or that shows more. Empty unless RV(checks[].status) is V(fail).
+    remedy:
+      description: The command that fixes it, or that shows more. Empty unless RV(checks[].status) is V(fail).
       type: str
       returned: always
 report:
@@ -470,8 +470,8 @@ def check_everything(
         else:
             facts = check_api(client, wants, evidence, deadline)
         if params["plan"]:
-            deed = comparison.gather(host, container, gpus, facts, patience())
-            comparison.compare(params["plan"], deed, evidence)
+            actual = comparison.gather(host, container, gpus, facts, patience())
+            comparison.compare(params["plan"], actual, evidence)
     web_version = None
     if params["web_url"]:
         account = (

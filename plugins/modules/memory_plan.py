@@ -108,7 +108,7 @@ options:
     type: bool
     default: false
   gated:
-    description: Let V(auto) choose models whose licence has to be accepted, and which a token is needed for.
+    description: Let V(auto) choose models whose license has to be accepted, and which a token is needed for.
     type: bool
     default: false
   cpu_kv_cache_gib:
@@ -210,12 +210,12 @@ models:
       description: How its weights are stored.
       type: str
       returned: always
-    licence:
-      description: Its licence.
+    license:
+      description: Its license.
       type: str
       returned: always
     gated:
-      description: Whether the licence has to be accepted before the download.
+      description: Whether the license has to be accepted before the download.
       type: bool
       returned: always
     native_context:
@@ -279,16 +279,16 @@ catalogue:
       description: How its weights are stored.
       type: str
       returned: always
-    licence:
-      description: Its licence.
+    license:
+      description: Its license.
       type: str
       returned: always
-    licence_notice:
-      description: What the licence wants shown to people; may be empty.
+    license_notice:
+      description: What the license wants shown to people; may be empty.
       type: str
       returned: always
     gated:
-      description: Whether the licence has to be accepted before the download.
+      description: Whether the license has to be accepted before the download.
       type: bool
       returned: always
     context:

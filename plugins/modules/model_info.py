@@ -78,7 +78,7 @@ checks:
     cause:
       description: The likely cause, where it did not pass.
       type: str
-    mend:
+    remedy:
       description: What to do about it, where it did not pass.
       type: str
 path:

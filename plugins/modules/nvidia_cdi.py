@@ -78,7 +78,7 @@ checks:
     cause:
       description: Why it is not right.
       type: str
-    mend:
+    remedy:
       description: What to do about it.
       type: str
 written_because:
@@ -177,7 +177,7 @@ class Toolkit:
         expected = "a CDI specification for the installed driver"
         known = FAILURES["container-toolkit-missing"]
         found = [
-            Check("specification", "fail", expected, stale, known.id, known.cause, known.mend)
+            Check("specification", "fail", expected, stale, known.id, known.cause, known.remedy)
             if stale
             else Check("specification", "pass", expected, "it is there")
         ]
@@ -231,7 +231,7 @@ def main() -> None:
     }
     wrong = [c for c in checks if c.status == "fail" and c.name != "docker"]
     if wrong:
-        module.fail_json(msg=" ".join(f"{c.cause} {c.mend}" for c in wrong), **result)
+        module.fail_json(msg=" ".join(f"{c.cause} {c.remedy}" for c in wrong), **result)
     module.exit_json(**result)
 
 

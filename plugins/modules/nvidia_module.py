@@ -13,7 +13,7 @@ version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
   - Loads the NVIDIA kernel module into the running kernel.
-  - Where the kernel refuses it, says whether the signature, the kernel or the card is the cause, and what mends it.
+  - Where the kernel refuses it, says whether the signature, the kernel or the card is the cause, and what fixes it.
 extends_documentation_fragment: [sparerig.llm.attributes]
 attributes:
   check_mode:
@@ -85,7 +85,7 @@ def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
     if known.id == "module-key-rejected":
         signed = f"signed by {signer}" if signer else "not signed"
         cause = f"It enforces signatures, and refuses the NVIDIA module, which is {signed}."
-    return f"Kernel {kernel}: {cause} {known.mend}", known.id
+    return f"Kernel {kernel}: {cause} {known.remedy}", known.id
 
 
 def main() -> None:

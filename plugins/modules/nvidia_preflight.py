@@ -16,7 +16,7 @@ description:
   - Finds what would make a driver installation fail or not last, such as a driver from elsewhere, Secure Boot,
     a kernel without its module, or an archive that can't send what it lists.
   - Says which packages to install, to remove and to hold, and whether a reboot is needed.
-  - Reads only. A failure names its cause and the command that mends it; each has a page under C(docs/failures).
+  - Reads only. A failure names its cause and the command that fixes it; each has a page under C(docs/failures).
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
   branch:
@@ -55,7 +55,7 @@ options:
     choices: [present, absent, unmanaged]
     default: present
   running:
-    description: Whether the driver has to run by now. If V(false), what an installation is going to mend does not fail.
+    description: Whether the driver has to run by now. If V(false), what an installation is going to fix does not fail.
     type: bool
     default: false
   upgrade:
@@ -127,11 +127,11 @@ checks:
     cause:
       description: Why it is not right.
       type: str
-    mend:
+    remedy:
       description: What to do about it.
       type: str
 failures:
-  description: Names of the known failures that were found, those included that an installation is going to mend. Each has a page under C(docs/failures).
+  description: Names of the known failures that were found, those included that an installation is going to fix. Each has a page under C(docs/failures).
   returned: always
   type: list
   elements: str
@@ -335,7 +335,7 @@ def as_result(seen: Seen, verdict: Verdict, room: list[Check]) -> dict[str, t.An
 
 def say(finding: Finding) -> str:
     """Put a failure into one sentence, with the page that says more."""
-    return f"{finding.cause} {finding.mend} ({page(finding.failure)})"
+    return f"{finding.cause} {finding.remedy} ({page(finding.failure)})"
 
 
 def main() -> None:
@@ -395,7 +395,7 @@ def main() -> None:
         room.append(reader.check_ram(host, params["min_ram_gib"]))
     result = as_result(seen, verdict, room)
     wrong = [say(finding) for finding in verdict.failures]
-    wrong += [f"{check.cause} {check.mend}" for check in room if check.status == "fail"]
+    wrong += [f"{check.cause} {check.remedy}" for check in room if check.status == "fail"]
     if wrong:
         module.fail_json(msg="\n".join(wrong), **result)
     module.exit_json(**result)

@@ -106,8 +106,8 @@ checks:
     cause:
       description: The likely cause of a failure.
       type: str
-    mend:
-      description: The command that mends it or says more.
+    remedy:
+      description: The command that fixes it or says more.
       type: str
 documents_ok:
   description: Whether documents work.

@@ -71,7 +71,7 @@ def _colour(element: t.Any) -> str:
 def test_a_notice_that_has_to_stay_comes_back(
     open_page: OpenPage, make_person: MakePerson, api: OpenWebUI, size: str
 ) -> None:
-    """What a model's licence wants shown, for instance."""
+    """What a model's license wants shown, for instance."""
     before = api.get("/api/v1/configs/banners")
     notices: list[dict[str, t.Any]] = [
         {"content": "Built with Meta Llama 3", "dismissible": False},

@@ -39,7 +39,7 @@ import urllib.request
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import Deed, compare
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import Actual, compare
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.report import result
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     GIB,
@@ -420,7 +420,7 @@ def _completion(engine: Engine, body: dict[str, t.Any]) -> str:
 
 
 def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
-    """Run a case and hold the deed against the plan."""
+    """Run a case and hold the actual against the plan."""
     card = Card(f"{case.gib} GiB", case.gib * 1024, (8, 6))
     made = plan(parse(case.full_config), card, case.use, model=case.name)
     answer: dict[str, t.Any] = {"case": case.title, "fits": made.fits, "plan": _planned(made)}
@@ -437,7 +437,7 @@ def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
         answer["burst"] = fill(engine, case, made)
         answer["after_burst"] = engine.memory()
         answer["driver_mib"] = engine.driver_mib()
-        answer["deed"] = deed_checks(made, engine, answer["driver_mib"])
+        answer["actual"] = actual_checks(made, engine, answer["driver_mib"])
         engine.get("/health")
     except (FailedError, OSError) as error:
         known = explain(engine.log)
@@ -452,13 +452,13 @@ def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
     return answer
 
 
-def deed_checks(made: Plan, engine: Engine, driver_mib: int) -> list[str]:
+def actual_checks(made: Plan, engine: Engine, driver_mib: int) -> list[str]:
     """Make the checks that inference_health makes after a deployment."""
     evidence = Evidence({"unit": "none"})
     labels = cache_config(engine.get("/metrics").decode())
     length = json.loads(engine.get("/v1/models"))["data"][0]["max_model_len"]
-    deed = Deed.of(observed(engine.log), labels, length, driver_mib or None)
-    compare(result(made), deed, evidence)
+    actual = Actual.of(observed(engine.log), labels, length, driver_mib or None)
+    compare(result(made), actual, evidence)
     return evidence.report()
 
 
@@ -487,7 +487,7 @@ def _planned(made: Plan) -> dict[str, t.Any]:
 
 
 def _errors(made: Plan, answer: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Give percent by which the plan is above the deed, and GiB left of the imagined card."""
+    """Give percent by which the plan is above the actual, and GiB left of the imagined card."""
     seen = answer["observed"]
     errors: dict[str, t.Any] = {}
     if seen["weights_gib"]:

@@ -295,9 +295,9 @@ def role_options(content: Content) -> str:
 
 @pytest.fixture
 def licensed(rig: Rig) -> Iterator[None]:
-    """Let the engine's kept plan be of a model whose licence wants a notice."""
+    """Let the engine's kept plan be of a model whose license wants a notice."""
     change = f"import json; f = open({PLAN!r}, 'r+'); p = json.load(f); f.seek(0);"
-    change += f" p['catalogue'] = {{'licence_notice': {NOTICE!r}}}; json.dump(p, f); f.truncate()"
+    change += f" p['catalogue'] = {{'license_notice': {NOTICE!r}}}; json.dump(p, f); f.truncate()"
     rig.root(f"cp --preserve {PLAN} /srv/plan.json")
     rig.root(f'python3 -c "{change}"')
     yield
@@ -305,7 +305,7 @@ def licensed(rig: Rig) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("licensed", "restored")
-def test_the_page_alone_gets_its_people_and_what_the_licence_wants(
+def test_the_page_alone_gets_its_people_and_what_the_license_wants(
     rig: Rig, play: Play, page: OpenWebUI, tmp_path: Path
 ) -> None:
     rig.root("rm -rf /srv/papers")

@@ -60,7 +60,7 @@ def test_each_card_gets_its_model(rig: Rig, name: str, model: str, reason: str) 
 def test_a_wish_wins(rig: Rig) -> None:
     plan = chosen(rig, "fleet-wish")["plan"]
     assert plan["catalogue"]["id"] == "llama-3-8b-gptq"
-    assert plan["catalogue"]["licence_notice"] == "Built with Meta Llama 3"
+    assert plan["catalogue"]["license_notice"] == "Built with Meta Llama 3"
 
 
 def test_cards_differ_in_their_flags(rig: Rig) -> None:

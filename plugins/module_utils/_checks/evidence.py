@@ -25,7 +25,7 @@ class Check:
     seen: str = ""
     failure: str = ""
     cause: str = ""
-    mend: str = ""
+    remedy: str = ""
 
 
 class StopSectionError(Exception):
@@ -36,7 +36,7 @@ class Evidence:
     """The checks in the order in which they were reached."""
 
     def __init__(self, words: Mapping[str, str]) -> None:
-        """Take the words that mending commands stand in for: unit, url and so on."""
+        """Take the words that remedies stand in for: unit, url and so on."""
         self._words = words
         self._checks: list[Check] = []
 
@@ -55,10 +55,10 @@ class Evidence:
         self._checks.append(Check(name, "pass", expected, seen))
 
     def failed(self, name: str, failure: str, *, expected: str, seen: str) -> None:
-        """Note a failure by its name; cause and mending command come from the table."""
+        """Note a failure by its name; cause and remedy come from the table."""
         known = FAILURES[failure]
-        mend = known.mend.format_map(self._words)
-        self._checks.append(Check(name, "fail", expected, seen, failure, known.cause, mend))
+        remedy = known.remedy.format_map(self._words)
+        self._checks.append(Check(name, "fail", expected, seen, failure, known.cause, remedy))
 
     def unknown(self, name: str, *, expected: str, seen: str, cause: str) -> None:
         """Note that the truth could not be learnt, which is no failure."""
@@ -99,7 +99,7 @@ class Evidence:
         ]
 
     def message(self) -> str:
-        """Say in one paragraph what failed first, why, and what mends it."""
+        """Say in one paragraph what failed first, why, and what fixes it."""
         check = self.first_failure
         if check is None:
             return f"All {len(self._checks)} checks passed or could not be made"
@@ -107,6 +107,6 @@ class Evidence:
         return (
             f"{FAILURES[check.failure].title} ({check.failure})."
             f" Check {check.name}: expected {check.expected}; seen: {check.seen}."
-            f" Likely cause: {check.cause} To mend: {check.mend}"
+            f" Likely cause: {check.cause} To remedy: {check.remedy}"
             + (f" (and {others} more failed: see checks)" if others else "")
         )

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every failure that the verifying modules know, by its stable name: the one place they are told.
 
-The documentation lists them from this table. In mending commands stand {unit} and {web_unit} for
+The documentation lists them from this table. In remedies stand {unit} and {web_unit} for
 the systemd units, and {url} and {web_url} for the addresses that were asked.
 """
 
@@ -18,12 +18,12 @@ if t.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """A known failure: what it is called, what it means, and what mends it."""
+    """A known failure: what it is called, what it means, and what fixes it."""
 
     id: str
     title: str
     cause: str
-    mend: str
+    remedy: str
 
 
 _LOG = "journalctl -u {unit} -n 100"

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The known failures of an NVIDIA host: a stable name, what causes each, what mends it.
+"""The known failures of an NVIDIA host: a stable name, what causes each, what fixes it.
 
 Every name has its page, docs/failures/<name>.md.
 """
@@ -23,7 +23,7 @@ class Failure:
     id: str
     title: str
     cause: str
-    mend: str
+    remedy: str
     symptom: str = ""  # a pattern of what programs say when it happens
 
 
@@ -109,7 +109,7 @@ _ALL = (
         "The card is too old",
         "vLLM has no code for cards of this compute capability, or the driver branch no longer"
         " knows the card.",
-        "Use a GeForce GTX 16 or RTX card, or newer; no setting mends this.",
+        "Use a GeForce GTX 16 or RTX card, or newer; no setting fixes this.",
         r"no kernel image is available for execution|Bfloat16 is only supported on GPUs",
     ),
     Failure(

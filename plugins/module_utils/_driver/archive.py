@@ -269,5 +269,5 @@ def _no_module(error: NoModuleError, seen: Seen) -> Finding:
 
 def _apt_complains(error: AptError) -> Finding:
     return failed("archive", "archive-incomplete", "an answer from apt", str(error)).because(
-        str(error), f"Mend what apt names; {FAILURES['archive-incomplete'].mend}"
+        str(error), f"Mend what apt names; {FAILURES['archive-incomplete'].remedy}"
     )

@@ -83,13 +83,13 @@ def judge_container(image: str, answer: Answer) -> Check:
         return Check(name, "pass", expected, answer.stdout.strip())
     known = explain(said)
     cause = known.cause if known else f"The container ended with {answer.rc} and said: {said}"
-    mend = (
-        known.mend
+    remedy = (
+        known.remedy
         if known
         else f"Try it by hand: 'docker run --rm --device {EVERY_CARD} --entrypoint nvidia-smi"
         f" {image} -L'."
     )
-    return Check(name, "fail", expected, said, known.id if known else "", cause, mend)
+    return Check(name, "fail", expected, said, known.id if known else "", cause, remedy)
 
 
 def judge_docker(reads_cdi: bool | None) -> Check:  # noqa: FBT001
@@ -105,7 +105,7 @@ def judge_docker(reads_cdi: bool | None) -> Check:  # noqa: FBT001
         expected,
         "it does not",
         cause="CDI is off in this Docker: before 28.2 it has to be switched on.",
-        mend='Add "features": {"cdi": true} to /etc/docker/daemon.json, and restart Docker.',
+        remedy='Add "features": {"cdi": true} to /etc/docker/daemon.json, and restart Docker.',
     )
 
 
@@ -115,4 +115,4 @@ def judge_devices(listed: str) -> Check:
     if EVERY_CARD in listed.split():
         return Check("devices", "pass", EVERY_CARD, " ".join(re.findall(r"nvidia\.com\S+", listed)))
     seen = listed.strip() or "none"
-    return Check("devices", "fail", EVERY_CARD, seen, known.id, known.cause, known.mend)
+    return Check("devices", "fail", EVERY_CARD, seen, known.id, known.cause, known.remedy)

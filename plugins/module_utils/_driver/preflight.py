@@ -110,9 +110,9 @@ class Seen:
 class Finding(Check):
     """A check that can be explained more exactly than the table of failures does in general."""
 
-    def because(self, cause: str = "", mend: str = "") -> Finding:
-        """Say what causes it here, and what mends it here."""
-        return replace(self, cause=cause or self.cause, mend=mend or self.mend)
+    def because(self, cause: str = "", remedy: str = "") -> Finding:
+        """Say what causes it here, and what fixes it here."""
+        return replace(self, cause=cause or self.cause, remedy=remedy or self.remedy)
 
 
 def passed(name: str, expected: str, seen: str) -> Finding:
@@ -133,7 +133,7 @@ def skipped(name: str, why: str) -> Finding:
 def failed(name: str, failure: str, expected: str, seen: str) -> Finding:
     """Record a known failure, explained in its own words."""
     known = FAILURES[failure]
-    return Finding(name, "fail", expected, seen, failure, known.cause, known.mend)
+    return Finding(name, "fail", expected, seen, failure, known.cause, known.remedy)
 
 
 def judge_cards(seen: Seen) -> Finding:
@@ -160,7 +160,7 @@ def judge_card_age(seen: Seen, request: Request) -> Finding:
             ).because(
                 cause=f"{card.generation.name} cards end with branch {card.generation.last_branch},"
                 f" and branch {request.branch} is wanted.",
-                mend=FAILURES["card-too-old"].mend
+                remedy=FAILURES["card-too-old"].remedy
                 if card.capability < capability
                 else f"Set nvidia_driver_branch: '{card.generation.last_branch}'.",
             )
@@ -210,7 +210,7 @@ def judge_image(seen: Seen, request: Request) -> Finding:
     return failed(name, "driver-too-old-for-image", expected, shown).because(
         cause=f"{request.image} needs CUDA {show_version(needs.cuda)} and the driver"
         f" ({driver}) offers {show_version(offered) if offered else 'less than 12.0'}.{bridge}",
-        mend=f"Set nvidia_driver_branch: '{branch}', or choose a vLLM image that is built for"
+        remedy=f"Set nvidia_driver_branch: '{branch}', or choose a vLLM image that is built for"
         f" CUDA {show_version(offered) if offered else '12'} or less.",
     )
 
@@ -243,7 +243,7 @@ def judge_foreign(seen: Seen) -> Finding:
     ).because(
         cause=f"A driver from {' and from '.join(one.origin for one in seen.foreign)} is installed;"
         " two drivers overwrite each other's files.",
-        mend="; ".join(one.mend for one in seen.foreign) + ". Then run again.",
+        remedy="; ".join(one.remedy for one in seen.foreign) + ". Then run again.",
     )
 
 
@@ -270,7 +270,7 @@ def judge_sources(seen: Seen) -> Finding:
     ).because(
         cause=f"{first.file} and {second.file} give {first.uri} different keys, and apt refuses"
         " to read any list because of that.",
-        mend=f"Keep one of the two: 'sudo rm {_older(first, second)}'. Then run again.",
+        remedy=f"Keep one of the two: 'sudo rm {_older(first, second)}'. Then run again.",
     )
 
 
@@ -288,7 +288,7 @@ def judge_lock(seen: Seen, timeout: float) -> Finding:
             "apt-locked",
             expected,
             f"held by {seen.lock_holder} for {seen.lock_waited:.0f} s",
-        ).because(mend=f"Wait until {seen.lock_holder} has ended, then run again.")
+        ).because(remedy=f"Wait until {seen.lock_holder} has ended, then run again.")
     if seen.lock_holder:
         waited = f"free after {seen.lock_waited:.0f} s; {seen.lock_holder} had it"
         return passed("apt-lock", expected, waited)
@@ -304,7 +304,7 @@ def judge_holds(seen: Seen, wish: Wish) -> Finding:
     names = " ".join(blocking)
     return failed("held-packages", "held-package", expected, names).because(
         cause=f"{names} would have to be removed for branch {wish.branch}, and is on hold.",
-        mend=f"'sudo apt-mark unhold {names}', then run again.",
+        remedy=f"'sudo apt-mark unhold {names}', then run again.",
     )
 
 
@@ -372,7 +372,7 @@ def judge_loaded(seen: Seen, *, needed: bool) -> list[Finding]:
                 f"not loaded in kernel {seen.kernel}",
             ).because(
                 cause="The kernel has not loaded the NVIDIA module.",
-                mend="'sudo modprobe nvidia' says why; 'sudo dmesg | grep -i nvrm' says more.",
+                remedy="'sudo modprobe nvidia' says why; 'sudo dmesg | grep -i nvrm' says more.",
             )
         )
     else:
@@ -388,7 +388,7 @@ def judge_loaded(seen: Seen, *, needed: bool) -> list[Finding]:
 
 
 def _not_yet(finding: Finding) -> Finding:
-    """Turn a failure into something that the installation is going to mend."""
+    """Turn a failure into something that the installation is going to fix."""
     return replace(finding, status="unknown")
 
 

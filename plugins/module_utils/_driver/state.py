@@ -136,7 +136,7 @@ def check_ram(host: Host, needed_gib: float) -> Check:
         expected,
         seen,
         cause=f"{needed_gib:g} GiB of main memory are needed and the PC has {has:.1f} GiB.",
-        mend="Add memory, or choose a smaller model.",
+        remedy="Add memory, or choose a smaller model.",
     )
 
 
@@ -167,7 +167,7 @@ class Foreign:
 
     origin: str
     what: str
-    mend: str
+    remedy: str
 
 
 _NVIDIA_ARCHIVE: t.Final = "NVIDIA's own apt repository"

@@ -38,7 +38,7 @@ def check_system(os_release: str, machine: str) -> Check:
         expected,
         seen,
         cause=f"{seen} is not a system that these roles were made for and tested on.",
-        mend="Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
+        remedy="Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
     )
 
 
@@ -58,7 +58,7 @@ def check_disk(path: str, min_free_gib: float) -> Check:
         expected,
         seen,
         cause=f"{path} needs {min_free_gib:g} GiB and its file system has {free:.1f} GiB free.",
-        mend=f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
+        remedy=f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
         f"`docker image prune` removes unused images), or put a larger disk at {path}.",
     )
 
@@ -103,6 +103,6 @@ def check_port(address: str, port: int, config_file: str) -> Check:
         "free or ours",
         problem,
         cause=f"{address} port {port} {problem}.",
-        mend=f"`sudo ss -ltnp 'sport = :{port}'` names the program. "
+        remedy=f"`sudo ss -ltnp 'sport = :{port}'` names the program. "
         "Stop it, or choose another port.",
     )

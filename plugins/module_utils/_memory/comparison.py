@@ -30,7 +30,7 @@ if t.TYPE_CHECKING:
         Container,
     )
 
-# The plan is held to these in tests/gpu; a deed outside them is another model, another flag or
+# The plan is held to these in tests/gpu; an actual outside them is another model, another flag or
 # another vLLM than planned. vLLM's log rounds to 0.01 GiB.
 WEIGHTS_TOLERANCE: t.Final = 0.01
 KV_TOLERANCE: t.Final = 0.03
@@ -38,7 +38,7 @@ ROUNDING_BYTES: t.Final = int(0.01 * GIB)
 
 
 @dataclass(frozen=True)
-class Deed:
+class Actual:
     """What is known after the start; None where nobody tells."""
 
     weights_bytes: int | None = None
@@ -55,7 +55,7 @@ class Deed:
         cache_config: Mapping[str, str] | None = None,
         max_model_len: int | None = None,
         driver_mib: int | None = None,
-    ) -> Deed:
+    ) -> Actual:
         """Gather from the log, the labels of vllm:cache_config_info, /v1/models and the driver."""
         labels = cache_config or {}
         return cls(
@@ -93,69 +93,69 @@ def names(planned: Mapping[str, t.Any]) -> list[str]:
     return [name for name, wanted in asked.items() if wanted]
 
 
-def compare(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
-    """Hold the deed against a plan (the module memory_plan's answer, or on_cpu's)."""
+def compare(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
+    """Hold the actual against a plan (the module memory_plan's answer, or on_cpu's)."""
     for name in names(planned):
-        _CHECKS[name](planned, deed, evidence)
+        _CHECKS[name](planned, actual, evidence)
 
 
-def _weights(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+def _weights(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
     name, wanted = "plan_weights", planned["terms"]["weights"]
     expected = f"{_gib(wanted)} within 1 %"
-    if deed.weights_bytes is None:
+    if actual.weights_bytes is None:
         _untold(name, expected, "the log of this start is not there any more", evidence)
         return
-    off = abs(deed.weights_bytes - wanted)
+    off = abs(actual.weights_bytes - wanted)
     evidence.verdict(
         name,
         "plan-weights-differ",
         good=off <= WEIGHTS_TOLERANCE * wanted + ROUNDING_BYTES,
         expected=expected,
-        seen=_gib(deed.weights_bytes),
+        seen=_gib(actual.weights_bytes),
     )
 
 
-def _kv_cache(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+def _kv_cache(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
     name, wanted = "plan_kv_cache", planned["terms"]["kv_cache"]
     tokens = wanted // planned["kv_block_bytes"] * BLOCK_TOKENS
     expected = f"{_gib(wanted)} in blocks for {tokens} tokens, within 3 %"
-    if deed.kv_blocks is None or deed.kv_block_tokens is None:
+    if actual.kv_blocks is None or actual.kv_block_tokens is None:
         _untold(name, expected, "vllm:cache_config_info at /metrics does not tell", evidence)
         return
-    got = deed.kv_blocks * deed.kv_block_tokens // BLOCK_TOKENS * planned["kv_block_bytes"]
+    got = actual.kv_blocks * actual.kv_block_tokens // BLOCK_TOKENS * planned["kv_block_bytes"]
     evidence.verdict(
         name,
         "plan-kv-cache-differs",
         good=abs(got - wanted) <= KV_TOLERANCE * wanted,
         expected=expected,
-        seen=f"{_gib(got)} in {deed.kv_blocks} blocks of {deed.kv_block_tokens} tokens",
+        seen=f"{_gib(got)} in {actual.kv_blocks} blocks of {actual.kv_block_tokens} tokens",
     )
 
 
-def _context(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+def _context(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
     name, expected = "plan_context", f"{planned['context']} tokens"
-    if deed.max_model_len is None:
+    if actual.max_model_len is None:
         _untold(name, expected, "neither /v1/models nor the log tells", evidence)
         return
     evidence.verdict(
         name,
         "plan-context-differs",
-        good=deed.max_model_len == planned["context"],
+        good=actual.max_model_len == planned["context"],
         expected=expected,
-        seen=f"{deed.max_model_len} tokens",
+        seen=f"{actual.max_model_len} tokens",
     )
 
 
-def _graphs(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+def _graphs(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
     # vLLM's figure is by how much the card's free memory fell meanwhile: a desktop is in it too.
     name, terms = "plan_cuda_graphs", planned["terms"]
     most = terms["cuda_graphs"] + terms["slack"]
     expected = f"{_gib(terms['cuda_graphs'])}, with the slack at most {_gib(most)}"
-    if deed.graphs_bytes is None:
+    if actual.graphs_bytes is None:
         _untold(name, expected, "the log of this start is not there any more", evidence)
         return
-    good = deed.graphs_bytes <= most + ROUNDING_BYTES
-    held = deed.driver_bytes
+    good = actual.graphs_bytes <= most + ROUNDING_BYTES
+    held = actual.driver_bytes
     if not good and held is not None and held <= sum(terms.values()):
         reason = "another program took memory of the card while the graphs were recorded"
         _untold(name, expected, reason, evidence)
@@ -165,23 +165,23 @@ def _graphs(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> Non
         "plan-graphs-exceed",
         good=good,
         expected=expected,
-        seen=_gib(deed.graphs_bytes),
+        seen=_gib(actual.graphs_bytes),
     )
 
 
-def _total(planned: Mapping[str, t.Any], deed: Deed, evidence: Evidence) -> None:
+def _total(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
     name, most = "plan_total", sum(planned["terms"].values())
     slack = _gib(planned["terms"]["slack"])
     expected = f"at most {_gib(most)} held by the engine, {slack} of it slack"
-    if deed.driver_bytes is None:
+    if actual.driver_bytes is None:
         _untold(name, expected, "the driver does not tell what the engine holds", evidence)
         return
     evidence.verdict(
         name,
         "plan-total-exceeds",
-        good=deed.driver_bytes <= most,
+        good=actual.driver_bytes <= most,
         expected=expected,
-        seen=_gib(deed.driver_bytes),
+        seen=_gib(actual.driver_bytes),
     )
 
 
@@ -225,11 +225,11 @@ def check_plan(planned: Mapping[str, t.Any]) -> None:
 
 def gather(
     host: Host, container: Container | None, gpus: Iterable[Gpu], facts: ApiFacts, timeout: float
-) -> Deed:
+) -> Actual:
     """Ask the log and the driver, and take what the API told."""
     log = _engine_log(host, container.id, timeout) if container else ""
     held = _held_mib(gpus, container.id) if container else None
-    return Deed.of(observed(log), facts.cache_config, facts.context_length, held)
+    return Actual.of(observed(log), facts.cache_config, facts.context_length, held)
 
 
 def _engine_log(host: Host, container: str, timeout: float) -> str:

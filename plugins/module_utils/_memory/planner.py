@@ -195,8 +195,8 @@ def _parsers(model: catalogue.Model) -> dict[str, str]:
 
 def _catalogue_facts(model: catalogue.Model) -> dict[str, t.Any]:
     names = (
-        *("id", "repository", "revision", "commit", "title", "format", "licence"),
-        *("licence_notice", "gated", "context", "stop_tokens", "tool_parser"),
+        *("id", "repository", "revision", "commit", "title", "format", "license"),
+        *("license_notice", "gated", "context", "stop_tokens", "tool_parser"),
         *("reasoning_parser", "chat_template", "known_from"),
     )
     entry = {name: getattr(model, name) for name in names}

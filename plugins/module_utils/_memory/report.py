@@ -127,7 +127,7 @@ def row(model: Model, plan: Plan | str) -> dict[str, t.Any]:
         "model": model.id,
         "repository": model.repository,
         "format": model.format,
-        "licence": model.licence,
+        "license": model.license,
         "gated": model.gated,
         "native_context": model.context,
     }
@@ -173,7 +173,7 @@ _NUMBERS: t.Final = range(2, 6)
 def _cells(row: dict[str, t.Any]) -> Sequence[str]:
     fits = "yes" if row["fits"] else f"no: {row['why_not']}"
     if row["fits"] and row["gated"]:
-        fits += f", with a token ({row['licence']})"
+        fits += f", with a token ({row['license']})"
     if "weights_gib" not in row:
         return (row["model"], row["format"], "", "", "", "", fits)
     return (

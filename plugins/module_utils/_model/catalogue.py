@@ -45,8 +45,8 @@ class Model:
     repository: str
     commit: str  # of the files that were looked at; in full, or what is known of it
     title: str
-    licence: str
-    licence_notice: str  # what the licence wants shown to people; empty if nothing
+    license: str
+    license_notice: str  # what the license wants shown to people; empty if nothing
     gated: bool
     least_capability: tuple[int, int]
     rank: int
@@ -213,8 +213,8 @@ _GEMMA_3_4B: t.Final[dict[str, t.Any]] = {
 
 
 class _Family(t.TypedDict):
-    licence: str
-    licence_notice: str
+    license: str
+    license_notice: str
     stop_tokens: tuple[str, ...]
     tool_parser: str
     reasoning_parser: str
@@ -222,8 +222,8 @@ class _Family(t.TypedDict):
 
 
 _LLAMA_3_FAMILY: t.Final[_Family] = {
-    "licence": "Meta Llama 3 Community License",
-    "licence_notice": "Built with Meta Llama 3",
+    "license": "Meta Llama 3 Community License",
+    "license_notice": "Built with Meta Llama 3",
     "stop_tokens": ("<|eot_id|>", "<|end_of_text|>"),
     "tool_parser": "llama3_json",
     "reasoning_parser": "",
@@ -231,12 +231,12 @@ _LLAMA_3_FAMILY: t.Final[_Family] = {
 }
 _LLAMA_3_1_FAMILY: t.Final[_Family] = {
     **_LLAMA_3_FAMILY,
-    "licence": "Llama 3.1 Community License",
-    "licence_notice": "Built with Llama",
+    "license": "Llama 3.1 Community License",
+    "license_notice": "Built with Llama",
 }
 _QWEN_FAMILY: t.Final[_Family] = {
-    "licence": "Apache-2.0",
-    "licence_notice": "",
+    "license": "Apache-2.0",
+    "license_notice": "",
     "stop_tokens": ("<|im_end|>", "<|endoftext|>"),
     "tool_parser": "hermes",
     "reasoning_parser": "",
@@ -244,16 +244,16 @@ _QWEN_FAMILY: t.Final[_Family] = {
 }
 _QWEN_3_FAMILY: t.Final[_Family] = {**_QWEN_FAMILY, "reasoning_parser": "qwen3"}
 _MISTRAL_FAMILY: t.Final[_Family] = {
-    "licence": "Apache-2.0",
-    "licence_notice": "",
+    "license": "Apache-2.0",
+    "license_notice": "",
     "stop_tokens": ("</s>",),
     "tool_parser": "mistral",
     "reasoning_parser": "",
     "chat_template": "tokenizer",
 }
 _GEMMA_FAMILY: t.Final[_Family] = {
-    "licence": "Gemma Terms of Use",
-    "licence_notice": "Gemma is provided under and subject to the Gemma Terms of Use",
+    "license": "Gemma Terms of Use",
+    "license_notice": "Gemma is provided under and subject to the Gemma Terms of Use",
     "stop_tokens": ("<end_of_turn>",),
     "tool_parser": "pythonic",
     "reasoning_parser": "",
@@ -524,4 +524,4 @@ def _why_not(model: Model, made: Plan | str) -> str:
         return made
     if not made.fits:
         return f"lacks {made.missing / (1 << 30):.1f} GiB"
-    return f"is gated ({model.licence}: accept it and give a token)"
+    return f"is gated ({model.license}: accept it and give a token)"

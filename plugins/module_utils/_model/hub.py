@@ -62,9 +62,9 @@ TOO_MANY_REQUESTS = 429
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EFBIG)
 
 TEXTS = {
-    "hub-licence-not-accepted": (
-        "The hub gives {subject} only to people who accepted the model's licence, so not to "
-        "{reader}. Accept the licence at {page}, signed in; make a token with read permission at "
+    "hub-license-not-accepted": (
+        "The hub gives {subject} only to people who accepted the model's license, so not to "
+        "{reader}. Accept the license at {page}, signed in; make a token with read permission at "
         "{endpoint}/settings/tokens; give it as the option token."
     ),
     "hub-revision-not-found": (
@@ -245,7 +245,7 @@ class Hub:
 def _name(error: errors.HfHubHTTPError, status: int) -> str:
     """Name what the hub answered, the more particular first."""
     kinds = (
-        ("hub-licence-not-accepted", isinstance(error, errors.GatedRepoError)),
+        ("hub-license-not-accepted", isinstance(error, errors.GatedRepoError)),
         ("hub-repository-not-found", isinstance(error, errors.RepositoryNotFoundError)),
         ("hub-revision-not-found", isinstance(error, errors.RevisionNotFoundError)),
         ("hub-file-not-found", status == NOT_FOUND),

@@ -83,11 +83,11 @@ class DamagedFileError(Exception):
 class NotPassedError(Exception):
     """A check's answer, when it is not "pass"."""
 
-    def __init__(self, seen: str, cause: str, mend: str, status: str = "fail") -> None:
+    def __init__(self, seen: str, cause: str, remedy: str, status: str = "fail") -> None:
         super().__init__(seen)
         self.seen = seen
         self.cause = cause
-        self.mend = mend
+        self.remedy = remedy
         self.status = status
 
 
@@ -102,7 +102,7 @@ class Inspection:
     def reasons(self) -> str:
         """Say what speaks against the model; nothing if nothing does."""
         return " ".join(
-            f"{check.name}: {check.seen}; expected {check.expected}. {check.cause} {check.mend}"
+            f"{check.name}: {check.seen}; expected {check.expected}. {check.cause} {check.remedy}"
             for check in self.checks
             if check.status == "fail"
         )
@@ -138,7 +138,7 @@ def inspect(
                 expected,
                 answer.seen,
                 cause=answer.cause,
-                mend=answer.mend,
+                remedy=answer.remedy,
             )
         except DamagedFileError as error:
             check = Check(
@@ -147,7 +147,7 @@ def inspect(
                 expected,
                 str(error),
                 cause="The copy broke off, the disk was full, or it was cloned without git-lfs.",
-                mend=f"Fetch {error.path} again.",
+                remedy=f"Fetch {error.path} again.",
             )
         except OSError as error:
             check = Check(
@@ -156,7 +156,7 @@ def inspect(
                 expected,
                 f"{error.filename} cannot be read ({error.strerror})",
                 cause="Permissions, or a failing disk.",
-                mend=f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
+                remedy=f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
             )
         checks.append(check)
         if decisive and check.status == "fail":
@@ -305,8 +305,8 @@ class _Model:
         self.weights: list[str] = []
         self.template = ""
 
-    def _mend(self, by_hand: str) -> str:
-        """Say what to do; before a download nothing can be mended by hand."""
+    def _remedy(self, by_hand: str) -> str:
+        """Say what to do; before a download nothing can be fixed by hand."""
         return by_hand if self.whole else "Choose another release of the model."
 
     def list_files(self) -> str:
@@ -379,7 +379,7 @@ class _Model:
             return "The model is one level further down.", f"Name {below[0].parent} instead."
         return (
             "The copy is incomplete, or this is not the directory of a model.",
-            self._mend(f"Look with 'ls -l {self.directory}' and copy the whole model there."),
+            self._remedy(f"Look with 'ls -l {self.directory}' and copy the whole model there."),
         )
 
     def find_weights(self) -> str:
@@ -407,7 +407,7 @@ class _Model:
         raise NotPassedError(
             "there are none",
             "Only the small files were copied, or the copy broke off.",
-            self._mend(f"Copy the *.safetensors files of the model into {self.directory}."),
+            self._remedy(f"Copy the *.safetensors files of the model into {self.directory}."),
         )
 
     def _indexed(self, index: str) -> list[str]:
@@ -421,7 +421,7 @@ class _Model:
                 f"{len(missing)} of {len(shards)} files that {index} names are missing: "
                 f"{some(missing)}",
                 "The copy broke off.",
-                self._mend(f"Copy the missing files into {self.directory}."),
+                self._remedy(f"Copy the missing files into {self.directory}."),
             )
         return shards
 
@@ -517,7 +517,7 @@ class _Model:
             raise NotPassedError(
                 "there is none",
                 "The quantised release left it out, or the copy broke off.",
-                self._mend(f"Copy the tokenizer of the original model into {self.directory}."),
+                self._remedy(f"Copy the tokenizer of the original model into {self.directory}."),
             )
         if self.whole:
             _check_ends(self.directory / names[0])
@@ -531,7 +531,7 @@ class _Model:
             raise NotPassedError(
                 "there is none",
                 "This is a base model, which continues a text and was not made for chat.",
-                self._mend(
+                self._remedy(
                     "Choose the instruct or chat release of the model, or put the template of its "
                     f"family into {self.directory / 'chat_template.jinja'}."
                 ),

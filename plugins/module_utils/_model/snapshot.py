@@ -216,10 +216,10 @@ def disk_failure(error: OSError, root: Path) -> SnapshotError:
 def _check_license(wanted: Wanted, listing: Listing) -> None:
     if wanted.licenses and listing.license not in wanted.licenses:
         raise SnapshotError(
-            "licence-not-allowed",
-            f"{listing.repository} has the licence {listing.license or '(none given)'}, and only "
+            "license-not-allowed",
+            f"{listing.repository} has the license {listing.license or '(none given)'}, and only "
             f"{', '.join(wanted.licenses)} may be used here. Choose another model, or read the "
-            "licence and add it to the option licenses.",
+            "license and add it to the option licenses.",
         )
 
 

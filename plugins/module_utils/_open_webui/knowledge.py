@@ -96,7 +96,7 @@ def find_files(entry: Entry) -> list[LocalFile]:
     if problems:
         message = (
             f"Knowledge base {entry['name']}: {'; '.join(problems)}. "
-            "Leave these out, or mend them. Nothing was changed."
+            "Leave these out, or fix them. Nothing was changed."
         )
         raise OpenWebUIError(message)
     return found

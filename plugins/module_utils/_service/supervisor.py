@@ -257,7 +257,7 @@ class Supervisor:
             known = importlib.import_module(f"{self.config.explain}_log")
             explanation = known.explain("".join(self.lines))
             if explanation:
-                return f"{explanation.title}. {explanation.cause} {explanation.mend}"
+                return f"{explanation.title}. {explanation.cause} {explanation.remedy}"
         written = [line.strip() for line in self.lines if line.strip()]
         return f"its last line was: {written[-1]}" if written else "it wrote nothing"
 

@@ -23,12 +23,12 @@ if t.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A known failure, in words for the person who has to mend it."""
+    """A known failure, in words for the person who has to fix it."""
 
     id: str
     title: str
     cause: str
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class _Rule:
     title: str
     pattern: re.Pattern[str]
     cause: str
-    mend: str
+    remedy: str
     also: Callable[[re.Match[str]], dict[str, t.Any]] = lambda _found: {}
 
     def explained(self, found: re.Match[str]) -> Explanation:
         words = found.groupdict(default="") | self.also(found)
         return Explanation(
-            self.id, self.title, self.cause.format(**words), self.mend.format(**words)
+            self.id, self.title, self.cause.format(**words), self.remedy.format(**words)
         )
 
 
@@ -277,8 +277,8 @@ _RULES: t.Final = (
             r"gated repo|GatedRepoError|Access to model (?P<repository>\S+) is restricted"
             r"|(?:401|403) Client Error.*huggingface"
         ),
-        "Its licence was not accepted on its page, or no token was given.",
-        "Accept the licence on the model's page, put a token into model_store_token (vaulted),"
+        "Its license was not accepted on its page, or no token was given.",
+        "Accept the license on the model's page, put a token into model_store_token (vaulted),"
         " and run the play again; or choose a model that is not gated.",
     ),
     _Rule(

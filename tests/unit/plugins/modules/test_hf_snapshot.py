@@ -163,7 +163,7 @@ def test_tag_and_full_commit(site: Site) -> None:
 def test_only_what_vllm_loads(site: Site) -> None:
     more = {
         "README.md": b"a card",
-        "LICENSE": b"a licence",
+        "LICENSE": b"a license",
         ".gitattributes": b"x",
         "model-q4.gguf": b"x",
         "pytorch_model.bin": b"x",
@@ -259,13 +259,13 @@ FAILURES = {
     ),
     "private": Failure("hub-repository-not-found", ("private",), repository={"private": True}),
     "gated, no token": Failure(
-        "hub-licence-not-accepted",
+        "hub-license-not-accepted",
         ("config.json of example/model", "without a token", "/settings/tokens", "option token"),
         repository={"gated": True},
     ),
     "gated, not accepted": Failure(
-        "hub-licence-not-accepted",
-        ("config.json of example/model", "not to the owner of this token", "Accept the licence"),
+        "hub-license-not-accepted",
+        ("config.json of example/model", "not to the owner of this token", "Accept the license"),
         {"token": TOKEN},
         repository={"gated": True},
     ),
@@ -346,8 +346,8 @@ FAILURES = {
         files={name: content for name, content in FILES.items() if name != SHARDS[1]},
     ),
     "only GGUF": Failure("listing-invalid", ("0 files",), files={"model-q4.gguf": b"x"}),
-    "licence not allowed": Failure(
-        "licence-not-allowed",
+    "license not allowed": Failure(
+        "license-not-allowed",
         ("llama3", "apache-2.0, mit"),
         {"licenses": ["apache-2.0", "mit"]},
     ),

@@ -290,7 +290,7 @@ def test_api_faults(
     assert failed(answer) == [(check, failure)]
     assert answer["failure"] == failure
     assert FAILURES[failure].title in answer["msg"]
-    assert f"To mend: {FAILURES[failure].mend.split()[0]}" in answer["msg"]
+    assert f"To remedy: {FAILURES[failure].remedy.split()[0]}" in answer["msg"]
 
 
 @pytest.mark.parametrize(
@@ -832,5 +832,5 @@ def test_every_failure_is_known_and_used() -> None:
 def test_mending_commands_can_be_filled_in(failure: t.Any) -> None:
     words = {"unit": "sparerig-vllm", "web_unit": "sparerig-open-webui", "url": "U", "web_url": "W"}
 
-    assert "{" not in failure.mend.format_map(words)
+    assert "{" not in failure.remedy.format_map(words)
     assert failure.cause.endswith(".")

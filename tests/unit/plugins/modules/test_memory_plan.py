@@ -72,7 +72,7 @@ def test_a_table_without_a_known_bandwidth(run_module: RunModule) -> None:
 def test_one_model(run_module: RunModule, check: bool) -> None:  # noqa: FBT001
     answer = run_module(memory_plan, check=check, model="llama-3-8b-gptq", gpu=CARD, chats=4)
     assert answer["fits"]
-    assert answer["catalogue"]["licence_notice"] == "Built with Meta Llama 3"
+    assert answer["catalogue"]["license_notice"] == "Built with Meta Llama 3"
     assert answer["vllm_vars"]["vllm_max_model_len"] == 8192
     assert answer["vllm_vars"]["vllm_enforce_eager"] is False
     assert answer["vllm_vars"]["vllm_kv_cache_memory_bytes"] == answer["terms"]["kv_cache"]

@@ -231,7 +231,7 @@ def test_failure_names_thing_cause_and_mend(
     assert answer["failed"]
     failed = [check for check in answer["checks"] if check["status"] == "fail"]
     assert name in [check["name"] for check in failed]
-    assert all(check["cause"] and check["mend"] for check in failed)
+    assert all(check["cause"] and check["remedy"] for check in failed)
     assert str(tmp_path) in answer["msg"]
     for word in words:
         assert word in answer["msg"]
@@ -437,7 +437,7 @@ def test_turn_end_that_does_not_stop(run_module: RunModule, tmp_path: Path) -> N
     assert "failed" not in answer
     assert status(answer)["stop_tokens"] == "unknown"
     assert answer["missing_stop_token_ids"] == [128009]
-    assert json.dumps({"eos_token_id": [128001, 128009]}) in answer["checks"][-1]["mend"]
+    assert json.dumps({"eos_token_id": [128001, 128009]}) in answer["checks"][-1]["remedy"]
 
 
 def test_no_stop_token_at_all(run_module: RunModule, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_known_failure_is_named_and_explained(
     named = [check for check in answer["checks"] if check["failure"] == failure]
     assert named[0]["status"] == "fail"
     assert named[0]["cause"]
-    assert named[0]["mend"]
+    assert named[0]["remedy"]
 
 
 MENDED_BY_INSTALLING: list[tuple[str, Seen, str]] = [

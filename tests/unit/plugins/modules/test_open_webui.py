@@ -844,7 +844,7 @@ def test_documents_are_proved(
     assert check["name"] == outcome[0]
     assert check["status"] == ("pass" if ok else "fail")
     assert outcome[1] in check["seen"]
-    assert bool(check["failure"] and check["cause"] and check["mend"]) is not ok
+    assert bool(check["failure"] and check["cause"] and check["remedy"]) is not ok
     removed = [route for route, _unused in server.changes if route.startswith("DELETE")]
     assert len(removed) == (0 if check["name"] == "document_upload" else 1), "it left its document"
 

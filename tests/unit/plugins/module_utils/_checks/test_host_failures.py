@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[5]
 def test_every_failure_has_its_page(name: str) -> None:
     text = (PROJECT / page(name)).read_text()
     assert text.startswith(f"# {FAILURES[name].title}\n\n`{name}`\n")
-    for heading in ("What you see", "Why", "How to mend it", "How it is found"):
+    for heading in ("What you see", "Why", "How to fix it", "How it is found"):
         assert f"\n## {heading}\n" in text
 
 

@@ -94,7 +94,7 @@ def test_docker_reads_cdi(answer: Answer | None, *, reads: bool | None) -> None:
 def test_judge_container(answer: Answer, status: str, failure: str) -> None:
     check = cdi.judge_container("image:1", answer)
     assert (check.status, check.failure) == (status, failure)
-    assert bool(check.mend) is (status == "fail")
+    assert bool(check.remedy) is (status == "fail")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plan is held against the deed, and the term that is off is named."""
+"""The plan is held against the actual, and the term that is off is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence impo
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import Gpu, GpuProcess
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import (
-    Deed,
+    Actual,
     PlanGivenError,
     check_plan,
     compare,
@@ -37,7 +37,7 @@ LLAMA = catalogue.find("llama-3-8b-gptq").architecture
 PLAN = plan(LLAMA, Card("RTX 3060 12GB", 12288, (8, 6)), Use())
 PLANNED = result(PLAN)
 BLOCKS = PLAN.kv_cache // PLAN.kv_block_bytes
-GOOD = Deed(
+GOOD = Actual(
     weights_bytes=int(5.35 * GIB),
     graphs_bytes=PLAN.cuda_graphs,
     kv_blocks=BLOCKS,
@@ -50,14 +50,14 @@ GOOD = Deed(
 GRAPHS_EXCEED = {"graphs_bytes": PLAN.cuda_graphs + 300 * MIB}
 
 
-def checks_of(planned: dict[str, t.Any], deed: Deed) -> list[dict[str, str]]:
+def checks_of(planned: dict[str, t.Any], actual: Actual) -> list[dict[str, str]]:
     evidence = Evidence({"unit": "sparerig-vllm"})
-    compare(planned, deed, evidence)
+    compare(planned, actual, evidence)
     return evidence.checks
 
 
-def statuses(planned: dict[str, t.Any], deed: Deed) -> dict[str, str]:
-    found = checks_of(planned, deed)
+def statuses(planned: dict[str, t.Any], actual: Actual) -> dict[str, str]:
+    found = checks_of(planned, actual)
     return {check["name"].removeprefix("plan_"): check["status"] for check in found}
 
 
@@ -82,17 +82,17 @@ def test_the_term_that_is_off_is_named(change: dict[str, t.Any], term: str, fail
     failed = [check for check in found if check["status"] == "fail"]
     assert [(check["name"], check["failure"]) for check in failed] == [(f"plan_{term}", failure)]
     assert failed[0]["cause"]
-    assert failed[0]["mend"]
+    assert failed[0]["remedy"]
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 def test_small_differences_pass(factor: float) -> None:
-    deed = dataclasses.replace(GOOD, kv_blocks=int(BLOCKS * factor))
-    assert statuses(PLANNED, deed)["kv_cache"] == "pass"
+    actual = dataclasses.replace(GOOD, kv_blocks=int(BLOCKS * factor))
+    assert statuses(PLANNED, actual)["kv_cache"] == "pass"
 
 
 def test_what_nobody_tells_is_unknown_and_no_failure() -> None:
-    assert set(statuses(PLANNED, Deed()).values()) == {"unknown"}
+    assert set(statuses(PLANNED, Actual()).values()) == {"unknown"}
 
 
 def test_memory_that_another_program_took_is_not_laid_to_the_graphs() -> None:
@@ -108,7 +108,7 @@ def test_without_graphs_there_is_nothing_to_hold_against() -> None:
 def test_on_a_cpu_only_the_cache_and_the_context_are_planned() -> None:
     # VLLM_CPU_KVCACHE_SPACE=1; the CPU backend has blocks of 128 tokens
     planned = on_cpu(LLAMA, 1, 8192)
-    good = Deed(kv_blocks=64, kv_block_tokens=128, max_model_len=8192)
+    good = Actual(kv_blocks=64, kv_block_tokens=128, max_model_len=8192)
     assert statuses(planned, good) == {"kv_cache": "pass", "context": "pass"}
     half = dataclasses.replace(good, kv_blocks=32)
     assert statuses(planned, half)["kv_cache"] == "fail"
@@ -117,11 +117,11 @@ def test_on_a_cpu_only_the_cache_and_the_context_are_planned() -> None:
 def test_the_deed_is_gathered_from_all_who_tell() -> None:
     labels = {"num_gpu_blocks": "2086", "block_size": "16", "sliding_window": "None"}
     log = Observed(weights_gib=5.0, graphs_gib=1.0, max_model_len=4096)
-    assert Deed.of(log, labels, 8192, 100) == Deed(
+    assert Actual.of(log, labels, 8192, 100) == Actual(
         5 * GIB, GIB, 2086, 16, max_model_len=8192, driver_bytes=100 * MIB
     )
-    assert Deed.of(log).max_model_len == 4096
-    assert Deed.of(cache_config={"num_gpu_blocks": "None"}) == Deed()
+    assert Actual.of(log).max_model_len == 4096
+    assert Actual.of(cache_config={"num_gpu_blocks": "None"}) == Actual()
 
 
 ENGINE = Container(4711, "c0ffee")
@@ -152,8 +152,8 @@ def gpu(*processes: GpuProcess) -> Gpu:
 def test_the_log_is_that_of_the_container(said: t.Any, weights: int | None) -> None:
     host = FakeHost(commands={"docker logs c0ffee": said})
     facts = ApiFacts(context_length=8192, cache_config={"num_gpu_blocks": "9", "block_size": "16"})
-    deed = gather(host, ENGINE, [], facts, 1.0)
-    assert (deed.weights_bytes, deed.kv_blocks, deed.max_model_len) == (weights, 9, 8192)
+    actual = gather(host, ENGINE, [], facts, 1.0)
+    assert (actual.weights_bytes, actual.kv_blocks, actual.max_model_len) == (weights, 9, 8192)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_the_log_is_that_of_the_container(said: t.Any, weights: int | None) -> N
 def test_only_the_engines_own_memory_is_held_against_it(
     processes: list[GpuProcess], held: int | None
 ) -> None:
-    deed = gather(FakeHost(commands={}), ENGINE, [gpu(*processes)], ApiFacts(), 1.0)
-    assert deed.driver_bytes == (None if held is None else held * MIB)
+    actual = gather(FakeHost(commands={}), ENGINE, [gpu(*processes)], ApiFacts(), 1.0)
+    assert actual.driver_bytes == (None if held is None else held * MIB)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.catalogue impo
     find,
 )
 
-EMPTY_ALLOWED = {"licence_notice", "reasoning_parser"}
+EMPTY_ALLOWED = {"license_notice", "reasoning_parser"}
 
 
 def card(name: str, used_mib: int = 0) -> Card:
@@ -65,8 +65,8 @@ def test_ids_and_ranks_are_unique() -> None:
     assert len({model.rank for model in MODELS}) == len(MODELS)
 
 
-def test_the_licence_of_llama_3_is_shown() -> None:
-    assert find("llama-3-8b-gptq").licence_notice == "Built with Meta Llama 3"
+def test_the_license_of_llama_3_is_shown() -> None:
+    assert find("llama-3-8b-gptq").license_notice == "Built with Meta Llama 3"
 
 
 def test_the_default_is_there_open_and_served_by_current_vllm() -> None:

@@ -27,7 +27,7 @@ OOM = (
     " capacity of 11.63 GiB of which 101.00 MiB is free."
 )
 
-# (what vLLM writes, the identifier, what the mend must name)
+# (what vLLM writes, the identifier, what the remedy must name)
 FAILURES = [
     ("RuntimeError: Failed to infer device type, please set ...", "no-gpu-seen", "nvidia-smi"),
     (
@@ -226,15 +226,17 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(
-    ("log", "identifier", "mend"), FAILURES, ids=[f"{n}-{row[1]}" for n, row in enumerate(FAILURES)]
+    ("log", "identifier", "remedy"),
+    FAILURES,
+    ids=[f"{n}-{row[1]}" for n, row in enumerate(FAILURES)],
 )
-def test_a_failure_has_a_name_and_a_mend(log: str, identifier: str, mend: str) -> None:
+def test_a_failure_has_a_name_and_a_remedy(log: str, identifier: str, remedy: str) -> None:
     found = explain("INFO something before\n" + log + "\nINFO something after\n")
     assert found is not None
     assert found.id == identifier
-    assert mend in found.mend
+    assert remedy in found.remedy
     assert found.cause
-    assert "{" not in found.cause + found.mend
+    assert "{" not in found.cause + found.remedy
 
 
 def test_whole_logs_of_failed_starts(fixtures: Path) -> None:

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the licences of the served models want shown on the chat page."""
+"""What the licenses of the served models want shown on the chat page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 import typing as t
 
 
-def licence_notices(
+def license_notices(
     slurped: list[dict[str, t.Any]], hostvars: t.Mapping[str, t.Any]
 ) -> list[dict[str, t.Any]]:
     """Make a banner of each notice that the engines' plans name, each notice once."""
@@ -20,7 +20,7 @@ def licence_notices(
             plan = json.loads(base64.b64decode(result["content"]))
         else:
             plan = hostvars[result["item"]["host"]].get("vllm_plan") or {}
-        notices.append((plan.get("catalogue") or {}).get("licence_notice", ""))
+        notices.append((plan.get("catalogue") or {}).get("license_notice", ""))
     return [
         {"content": notice, "dismissible": False} for notice in dict.fromkeys(filter(None, notices))
     ]
@@ -31,4 +31,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Return them by name."""
-        return {"licence_notices": licence_notices}
+        return {"license_notices": license_notices}

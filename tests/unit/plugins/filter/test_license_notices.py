@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a licence wants shown is shown, once."""
+"""What a license wants shown is shown, once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.filter.licence_notices import licence_notices
+from ansible_collections.sparerig.llm.plugins.filter.license_notices import license_notices
 
 NOTICE = "Built with Meta Llama 3"
-LLAMA: dict[str, t.Any] = {"catalogue": {"licence_notice": NOTICE}}
-QWEN: dict[str, t.Any] = {"catalogue": {"licence_notice": ""}}
+LLAMA: dict[str, t.Any] = {"catalogue": {"license_notice": NOTICE}}
+QWEN: dict[str, t.Any] = {"catalogue": {"license_notice": ""}}
 OWN: dict[str, t.Any] = {"fits": True}
 UNPLANNED: dict[str, t.Any] = {}
 
@@ -46,6 +46,6 @@ def test_each_notice_is_a_banner_that_stays(
     engines: list[tuple[dict[str, t.Any], dict[str, t.Any]]], notices: list[str]
 ) -> None:
     hostvars = {host: known for _unused, variables in engines for host, known in variables.items()}
-    banners = licence_notices([result for result, _unused in engines], hostvars)
+    banners = license_notices([result for result, _unused in engines], hostvars)
     assert [banner["content"] for banner in banners] == notices
     assert not any(banner["dismissible"] for banner in banners)
