@@ -114,6 +114,11 @@ options:
   cpu_kv_cache_gib:
     description: Plan for the processor in place of a card, with this KV cache in GiB (C(VLLM_CPU_KVCACHE_SPACE)).
     type: float
+  image:
+    description:
+      - The vLLM image that is to serve the model, with a tag or a digest. It changes no sum.
+      - Where its version is not one that the sums were measured with, RV(image_warnings) says so, RV(report) too, and Ansible warns.
+    type: str
   kept:
     description:
       - A file on the host that holds an earlier answer of this module as JSON. It is only read.
@@ -187,6 +192,11 @@ served_name:
   description: Name to serve the model by, that of its repository or its directory.
   returned: with O(model) or O(model_path)
   type: str
+image_warnings:
+  description: Why the answer may be wrong for O(image), a sentence each.
+  returned: always
+  type: list
+  elements: str
 report:
   description: The answer in lines to read.
   returned: always
@@ -457,6 +467,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import versions
 
 _ERRORS = (
     cards.UnknownCardError,
@@ -476,6 +487,14 @@ def table(params: dict[str, t.Any]) -> dict[str, t.Any]:
     rows = [plan_report.row(model, plan) for model, plan in catalogue.plans(card, use)]
     report = plan_report.table(card, rows, use.context, use.chats)
     return {"fits": any(row["fits"] for row in rows), "models": rows, "report": report}
+
+
+def with_warnings(found: dict[str, t.Any], image: str | None) -> dict[str, t.Any]:
+    """Say what is to be minded about the image; an earlier plan was perhaps for another one."""
+    warnings = [text for text in [versions.version_warning(image) if image else ""] if text]
+    earlier = found.get("image_warnings", [])
+    report = [line for line in found["report"] if line not in earlier] + warnings
+    return {**found, "image_warnings": warnings, "report": report}
 
 
 def main() -> None:
@@ -504,6 +523,7 @@ def main() -> None:
             "pictures": {"type": "bool", "default": False},
             "gated": {"type": "bool", "default": False},
             "cpu_kv_cache_gib": {"type": "float"},
+            "image": {"type": "str"},
             "kept": {"type": "path"},
             "replan": {"type": "bool", "default": False},
             "fail_on_misfit": {"type": "bool", "default": False},
@@ -518,9 +538,12 @@ def main() -> None:
     params = module.params
     named = params["model"] or params["model_path"] or params["config"] is not None
     try:
-        found = planner.answer(params, LocalHost()) if named else table(params)
+        planned = planner.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
         module.fail_json(msg=str(error))
+    found = with_warnings(planned, params["image"])
+    for warning in found["image_warnings"]:
+        module.warn(warning)
     if params["fail_on_misfit"] and found["fits"] is False:
         module.fail_json(msg="\n".join(found["report"]), **found)
     module.exit_json(changed=False, **found)

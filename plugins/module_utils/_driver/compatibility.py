@@ -108,27 +108,39 @@ def image_needs(image: str) -> ImageNeeds | None:
     name, tag = split_image(image)
     if name.endswith("-cpu"):
         return None
-    match = re.match(r"v?(\d+\.\d+\.\d+)(?:\.post\d+)?(?:-(cu\d+))?(?=$|-)", tag)
-    if match is None:
+    found = image_release(image)
+    if found is None:
         raise UnknownImageError(
             f"the tag {tag!r} of image {image!r} names no vLLM release"
             if tag
             else f"image {image!r} has no tag that names a vLLM release"
         )
-    release = parse_version(match[1])
+    version, suffix = found
+    release = parse_version(version)
     needs = [cuda for first, cuda in IMAGE_NEEDS if release >= parse_version(first)]
     if not needs:
-        raise UnknownImageError(f"vLLM {match[1]} of image {image!r} is older than our tables")
+        raise UnknownImageError(f"vLLM {version} of image {image!r} is older than our tables")
     cuda = needs[-1]
-    if match[2] in IMAGE_SUFFIXES:
-        cuda, first, last = IMAGE_SUFFIXES[match[2]]
+    if suffix in IMAGE_SUFFIXES:
+        cuda, first, last = IMAGE_SUFFIXES[suffix]
         if not parse_version(first) <= release <= parse_version(last):
             raise UnknownImageError(
                 f"vLLM was never published as {tag!r}:"
-                f" tags with -{match[2]} reach from v{first} to v{last}"
+                f" tags with -{suffix} reach from v{first} to v{last}"
             )
     capability = [cc for first, cc in IMAGE_CAPABILITY if release >= parse_version(first)][-1]
-    return ImageNeeds(image=image, release=match[1], cuda=cuda, capability=capability)
+    return ImageNeeds(image=image, release=version, cuda=cuda, capability=capability)
+
+
+def image_release(image: str) -> tuple[str, str] | None:
+    """Read the vLLM release and the CUDA suffix off an image's tag.
+
+    v0.32.0-cu129 gives ("0.32.0", "cu129"), v0.33.0 gives ("0.33.0", ""). None where there is no
+    tag, or one such as latest, nightly or a release candidate: what is in there, only it can tell.
+    """
+    _unused, tag = split_image(image)
+    match = re.match(r"v?(\d+\.\d+\.\d+)(?:\.post\d+)?(?:-(cu\d+))?(?=$|-)", tag)
+    return (match[1], match[2] or "") if match else None
 
 
 def split_image(image: str) -> tuple[str, str]:

@@ -220,3 +220,41 @@ def test_the_documentation_names_what_is_returned(run_module: RunModule) -> None
     assert set(chosen["terms"]) == set(documented["terms"]["contains"])
     assert set(chosen["catalogue"]) == set(documented["catalogue"]["contains"])
     assert {key for row in table["models"] for key in row} == set(documented["models"]["contains"])
+
+
+MEASURED = "docker.io/vllm/vllm-openai:v0.33.0"
+UNMEASURED = "docker.io/vllm/vllm-openai:v0.99.0"
+
+
+@pytest.mark.parametrize("wish", [{}, {"model": "llama-3-8b-gptq"}])
+def test_an_image_of_another_version_is_warned_of(
+    run_module: RunModule, wish: dict[str, str]
+) -> None:
+    plain = run_module(memory_plan, gpu=CARD, **wish)
+    measured = run_module(memory_plan, gpu=CARD, image=MEASURED, **wish)
+    answer = run_module(memory_plan, gpu=CARD, image=UNMEASURED, **wish)
+    assert plain["image_warnings"] == measured["image_warnings"] == []
+    assert "warnings" not in measured
+    assert measured["report"] == plain["report"]
+    (warning,) = answer["image_warnings"]
+    assert answer["warnings"] == [warning]
+    assert warning.startswith(f"{UNMEASURED} is vLLM 0.99.0: ")
+    assert answer["report"] == [*plain["report"], warning]
+
+
+def test_an_earlier_plan_is_warned_of_for_the_image_of_today(
+    run_module: RunModule, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    wish = {"model": "llama-3-8b-gptq", "gpu": CARD, "kept": str(kept)}
+    first = run_module(memory_plan, image=UNMEASURED, **wish)
+    del first["warnings"]  # Ansible's own, which it shows
+    kept.write_text(json.dumps(first))
+    same = run_module(memory_plan, image=UNMEASURED, **wish)
+    moved = run_module(memory_plan, image=MEASURED, **wish)
+    assert same["kept"]
+    assert moved["kept"]
+    assert same["report"] == first["report"]
+    assert same["warnings"] == first["image_warnings"]
+    assert moved["image_warnings"] == []
+    assert moved["report"] == first["report"][:-1]
