@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write docs/reference.md and docs/failures.md from where their content already stands.
+"""Write docs/reference.md, docs/failures.md and the tables of docs/testbed.md from their sources.
 
 ``python tests/write_docs.py`` writes them; with ``--check`` it fails when they are out of date.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
+from testbed import upstream
 
 ROOT = Path(__file__).parents[1]
 # The order in which a host meets them; a role that is not listed comes after these.
@@ -191,9 +192,25 @@ def remedy(text: str) -> str:
     return "<br>".join(f"`{cell(command)}`" for command in text.split("; "))
 
 
+def testbed() -> str:
+    """Return docs/testbed.md with the tables of the official images anew."""
+    page = (ROOT / "docs" / "testbed.md").read_text(encoding="utf-8")
+    block = re.compile(
+        r"(?<=<!-- official images: begin)([^\n]*\n).*(?=<!-- official images: end -->)", re.DOTALL
+    )
+    new, count = block.subn(lambda match: f"{match[1]}\n{upstream.tables()}\n", page)
+    if count != 1:
+        sys.exit("docs/testbed.md lacks its two comments named official images: bring them back")
+    return new
+
+
 def main() -> int:
     """Write the pages, or tell which are out of date."""
-    pages = {"docs/reference.md": reference(), "docs/failures.md": failures()}
+    pages = {
+        "docs/reference.md": reference(),
+        "docs/failures.md": failures(),
+        "docs/testbed.md": testbed(),
+    }
     stale = []
     for path, text in pages.items():
         file = ROOT / path

