@@ -114,6 +114,18 @@ options:
   cpu_kv_cache_gib:
     description: Plan for the processor in place of a card, with this KV cache in GiB (C(VLLM_CPU_KVCACHE_SPACE)).
     type: float
+  vllm_image:
+    description: The image that is to serve the model, as in M(sparerig.llm.hf_snapshot). RV(report) warns of a version that was not looked at.
+    type: str
+    default: ""
+  tool_call_parser:
+    description: The parser of tool calls that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
+  reasoning_parser:
+    description: The parser of reasoning that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
   kept:
     description:
       - A file on the host that holds an earlier answer of this module as JSON. It is only read.
@@ -301,7 +313,7 @@ catalogue:
       elements: str
       returned: always
     tool_parser:
-      description: Value for vLLM's C(--tool-call-parser).
+      description: Value for vLLM's C(--tool-call-parser); empty where no parser reads what the model was trained to write.
       type: str
       returned: always
     reasoning_parser:
@@ -316,6 +328,14 @@ catalogue:
       description: Where the entry's facts were seen.
       type: str
       returned: always
+tools:
+  description: One line on whether the engine takes requests with tools, and by which parser it reads the model's calls.
+  returned: with a model that fits
+  type: str
+failure:
+  description: V(parser-unknown) or V(parser-not-for-tokenizer); empty for what has no name of its own.
+  returned: failure
+  type: str
 estimate:
   description: Whether the architecture is unknown and the plan only an estimate.
   returned: with a model
@@ -457,6 +477,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import DamagedFileError
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers
 
 _ERRORS = (
     cards.UnknownCardError,
@@ -466,6 +488,8 @@ _ERRORS = (
     sizing.PlanError,
     model_config.ModelConfigError,
     CommandTimedOutError,
+    DamagedFileError,
+    parsers.ParserError,
 )
 
 
@@ -504,6 +528,9 @@ def main() -> None:
             "pictures": {"type": "bool", "default": False},
             "gated": {"type": "bool", "default": False},
             "cpu_kv_cache_gib": {"type": "float"},
+            "vllm_image": {"type": "str", "default": ""},
+            "tool_call_parser": {"type": "str", "default": "auto"},
+            "reasoning_parser": {"type": "str", "default": "auto"},
             "kept": {"type": "path"},
             "replan": {"type": "bool", "default": False},
             "fail_on_misfit": {"type": "bool", "default": False},
@@ -520,7 +547,7 @@ def main() -> None:
     try:
         found = planner.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), failure=getattr(error, "failure", ""))
     if params["fail_on_misfit"] and found["fits"] is False:
         module.fail_json(msg="\n".join(found["report"]), **found)
     module.exit_json(changed=False, **found)

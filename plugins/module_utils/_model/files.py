@@ -34,6 +34,8 @@ def read_object(path: Path) -> JsonObject:
         raw = path.read_bytes()
     except OSError as error:
         raise DamagedFileError(path, f"it cannot be read ({error.strerror})") from error
+    if not raw:
+        raise DamagedFileError(path, "it is empty")
     if raw.startswith(LFS_POINTER):
         raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
     try:

@@ -41,9 +41,12 @@ NOT_FOR_TOKENIZER: t.Final = "parser-not-for-tokenizer"
 class ParserError(ValueError):
     """A parser that was asked for cannot be used. ``failure`` is its identifier."""
 
-    def __init__(self, failure: str, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, failure: str, seen: str, cause: str, remedy: str) -> None:
+        super().__init__(f"{seen}. {cause} {remedy} ({failure})")
         self.failure = failure
+        self.seen = seen
+        self.cause = cause
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,12 @@ def refuse_name(kind: str, name: str, table: Table) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
-    meant = f"Perhaps {' or '.join(near)} is meant. " if near else ""
     raise ParserError(
         UNKNOWN,
-        f"vLLM {table.version} knows no {FLAGS[kind]} {name!r}. {meant}Set {VARIABLES[kind]}: auto,"
-        f" so that the parser of the model is taken, or one of {', '.join(sorted(known))}.",
+        f"vLLM {table.version} knows no {FLAGS[kind]} {name!r}",
+        f"Perhaps {' or '.join(near)} is meant." if near else "It is of another version.",
+        f"Set {VARIABLES[kind]}: auto, so that the parser of the model is taken, or one of"
+        f" {', '.join(sorted(known))}.",
     )
 
 
@@ -336,8 +340,9 @@ def wanted(kind: str, name: str, table: Table, tokenizer: Tokenizer | None) -> P
     if reason:
         raise ParserError(
             NOT_FOR_TOKENIZER,
-            f"{FLAGS[kind]} {name} cannot be used with the tokenizer of this model: {reason}, so"
-            f" vLLM {table.version} would not start. Set {VARIABLES[kind]}: auto.",
+            f"{FLAGS[kind]} {name} cannot be used with the tokenizer of this model: {reason}",
+            f"The parser is of another family of models; vLLM {table.version} would not start.",
+            f"Set {VARIABLES[kind]}: auto.",
         )
     return Parser(name, f"{name}, as was asked.")
 
@@ -396,7 +401,7 @@ def choose_both(
     asked: Mapping[str, str],
     entry: Mapping[str, str] | None = None,
 ) -> Parsers:
-    """Choose both parsers of a model for the vLLM of an image.
+    """Choose both parsers of a model for the vLLM of an image; without one, for the newest.
 
     ``asked`` has what somebody named by kind: a parser, AUTO or NONE. ``entry`` is the catalogue's,
     by kind. Raises ParserError where a parser that was named cannot be used.
@@ -408,4 +413,4 @@ def choose_both(
         else wanted(kind, asked[kind], table, tokenizer)
         for kind in (TOOL, REASONING)
     }
-    return Parsers(found[TOOL], found[REASONING], warning)
+    return Parsers(found[TOOL], found[REASONING], warning if image else "")
