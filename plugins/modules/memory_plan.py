@@ -328,6 +328,14 @@ catalogue:
       description: Where the entry's facts were seen.
       type: str
       returned: always
+tool_call_parser:
+  description: The parser of tool calls that the engine is started with; empty if with none. The page then offers no tools.
+  returned: with a model that fits
+  type: str
+reasoning_parser:
+  description: The parser of reasoning that the engine is started with; empty if with none.
+  returned: with a model that fits
+  type: str
 tools:
   description: One line on whether the engine takes requests with tools, and by which parser it reads the model's calls.
   returned: with a model that fits

@@ -227,6 +227,8 @@ def _with_parsers(
     return {
         **found,
         "vllm_vars": variables,
+        "tool_call_parser": chosen.tool.name,
+        "reasoning_parser": chosen.reasoning.name,
         "tools": chosen.report[0],
         "report": [*found["report"], *chosen.report],
     }
