@@ -555,7 +555,10 @@ def main() -> None:
     try:
         found = planner.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
-        module.fail_json(msg=str(error), failure=getattr(error, "failure", ""))
+        again = ""
+        if isinstance(error, DamagedFileError):
+            again = f". The copy broke off, or the disk was full: fetch {error.path} again."
+        module.fail_json(msg=f"{error}{again}", failure=getattr(error, "failure", ""))
     if params["fail_on_misfit"] and found["fits"] is False:
         module.fail_json(msg="\n".join(found["report"]), **found)
     module.exit_json(changed=False, **found)

@@ -89,7 +89,7 @@ def _made(params: Mapping[str, t.Any], card: Card | None) -> dict[str, t.Any]:
         # Not ours to know before it is downloaded, unless the name is a typing error.
         if "/" not in wanted:
             catalogue.find(wanted)
-        _parsers(params, None, None)
+        _parsers(params, None, None, None)
         return _not_yet(f"{wanted} is not in the catalogue: it is planned once its files are here.")
     if card is None:
         architecture, _unused = _architecture(params, entry_or_none, folder)
@@ -213,13 +213,13 @@ def _with_parsers(
     """Add the parsers to a plan, and what people should know of them to its report."""
     if not found["fits"]:
         return found
-    chosen = _parsers(params, model, folder)
+    known = _tokenizer(model, folder)
+    chosen = _parsers(params, model, folder, known)
     variables = {
         **found["vllm_vars"],
         "vllm_tool_call_parser": chosen.tool.name,
         "vllm_reasoning_parser": chosen.reasoning.name,
     }
-    known = _tokenizer(model, folder)
     if known and known.mistral_only:
         # vLLM takes Mistral's own library by itself only where it sees consolidated*.safetensors.
         arguments = variables.get("vllm_extra_args", [])
@@ -235,7 +235,10 @@ def _with_parsers(
 
 
 def _parsers(
-    params: Mapping[str, t.Any], model: catalogue.Model | None, folder: Path | None
+    params: Mapping[str, t.Any],
+    model: catalogue.Model | None,
+    folder: Path | None,
+    tokenizer: Tokenizer | None,
 ) -> parsers.Parsers:
     """Choose the parsers: what was named, else the catalogue's, else what the files tell."""
     entry = None
@@ -243,7 +246,7 @@ def _parsers(
         entry = {parsers.TOOL: model.tool_parser, parsers.REASONING: model.reasoning_parser}
     return parsers.choose_both(
         params["vllm_image"],
-        _tokenizer(model, folder),
+        tokenizer,
         _model_type(params, folder),
         asked={
             parsers.TOOL: params["tool_call_parser"],

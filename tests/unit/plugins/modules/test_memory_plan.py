@@ -212,6 +212,14 @@ def test_bad_input(run_module: RunModule, options: dict[str, t.Any], says: str) 
     assert says in answer["msg"]
 
 
+def test_a_damaged_tokenizer_is_named(run_module: RunModule, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(catalogue.find("llama-3-8b").config))
+    (tmp_path / "tokenizer.json").write_text("{")
+    answer = run_module(memory_plan, model_path=str(tmp_path), cpu_kv_cache_gib=1.0)
+    assert "tokenizer.json: it is not valid JSON" in answer["msg"]
+    assert f"fetch {tmp_path}/tokenizer.json again" in answer["msg"]
+
+
 def test_the_documentation_names_what_is_returned(run_module: RunModule) -> None:
     documented = yaml.safe_load(memory_plan.RETURN)
     table = run_module(memory_plan, gpu=CARD)
