@@ -310,6 +310,7 @@ class _Model:
         self.config: JsonObject = {}
         self.weights: list[str] = []
         self.tokenizer: tokenizer.Tokenizer | None = None
+        self.mistral_only = False
         self.engine = Engine()
 
     def _remedy(self, by_hand: str) -> str:
@@ -531,6 +532,7 @@ class _Model:
             if self.whole and name not in tokenizer.FILES:
                 _check_ends(self.directory / name)
         self.tokenizer = tokenizer.read(self.directory)
+        self.mistral_only = names == ("tekken.json",)
         return ", ".join(names)
 
     def _read_tokenizer(self) -> tokenizer.Tokenizer:
@@ -541,8 +543,8 @@ class _Model:
     def find_chat_template(self) -> str:
         """See that a chat can be put into the words the model was trained on."""
         found = self._read_tokenizer()
-        self.facts["has_chat_template"] = bool(found.template) or found.mistral_only
-        if found.mistral_only and not found.template:
+        self.facts["has_chat_template"] = bool(found.template) or self.mistral_only
+        if self.mistral_only and not found.template:
             return "tekken.json: Mistral's own library writes the chats"
         if not found.template:
             raise NotPassedError(

@@ -319,6 +319,10 @@ def choose(
         name, source = entry, "by the catalogue"
     elif model_type in BY_TYPE[kind]:
         name, source = BY_TYPE[kind][model_type], f"for {model_type}"
+    elif tokenizer and tokenizer.mistral_only:
+        # No template: Mistral's own library writes the chats, with tools and (newer ones) thoughts.
+        known = kind == TOOL or tokenizer.has("[THINK]")
+        name, source = "mistral" if known else NONE, "by Mistral's own tokenizer"
     else:
         template = _template_of(kind, tokenizer)
         fitting = (syntax.parser for syntax in SYNTAX[kind] if syntax.fits(template, model_type))

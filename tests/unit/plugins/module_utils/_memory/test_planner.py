@@ -264,6 +264,7 @@ def test_a_tokenizer_of_mistrals_own_is_told_to_vllm(tmp_path: Path) -> None:
     (tmp_path / "a" / "tekken.json").write_text(json.dumps(tekken))
     found = answer(FakeHost(), model=path, **CPU)
     assert found["vllm_vars"]["vllm_extra_args"] == ["--tokenizer-mode", "mistral"]
+    assert found["tool_call_parser"] == "mistral"
 
 
 def test_an_image_of_another_version_is_a_warning() -> None:

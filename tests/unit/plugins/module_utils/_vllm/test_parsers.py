@@ -113,6 +113,10 @@ def chatml(template: str, *tokens: str) -> Tokenizer:
     )
 
 
+def tekken(*tokens: str) -> Tokenizer:
+    return Tokenizer(files=("tekken.json",), vocabulary=frozenset(tokens))
+
+
 HERMES = chatml('<tool_call>\n{"name": "x", "arguments": {}}\n</tool_call>')
 NEW = parsers.NEWEST
 
@@ -157,6 +161,10 @@ def test_what_the_files_do_not_tell_is_no_refusal() -> None:
         (chatml("<think></think>"), "qwen2", "", ""),
         (chatml("<think></think>", "<think>", "</think>"), "somebody_new", "", ""),
         (Tokenizer(), "gpt_oss", "openai", "openai_gptoss"),
+        (tekken("[TOOL_CALLS]"), "mistral", "mistral", ""),
+        (tekken("[TOOL_CALLS]", "[THINK]"), "mistral3", "mistral", "mistral"),
+        (tekken("[INST]"), "mistral", "", ""),
+        (Tokenizer(files=("tekken.json",)), "mistral", "mistral", ""),
         (Tokenizer(), "llama", "", ""),
         (
             chatml("<｜Assistant｜></think>", "<think>", "</think>"),  # noqa: RUF001
