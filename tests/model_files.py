@@ -59,6 +59,7 @@ def model_files(shard_bytes: int = 4096) -> Files:
                     {"id": 128001, "content": "<|end_of_text|>"},
                     {"id": 128009, "content": "<|eot_id|>"},
                 ],
+                "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
             }
         ),
         "tokenizer_config.json": as_json(

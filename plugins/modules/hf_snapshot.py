@@ -14,7 +14,8 @@ author: [The sparerig maintainers (@sparerig)]
 description:
   - Brings one commit of a model repository to the host. A reader finds all of it, verified, or nothing.
   - The small files come first. A missing token, a license that was not accepted, a weight format that vLLM refuses, a missing
-    chat template and a disk that is too small are found before the first gigabyte.
+    chat template, one that writes tokens that the tokenizer lacks, a parser with which vLLM would not start and a disk that is too
+    small are found before the first gigabyte.
   - Every file is verified by the size and the hash that the hub gives for it. A run that was killed goes on where it stopped.
   - A branch or tag is resolved to a commit once, and the host remembers it; later runs stay with that commit unless O(update) is set.
   - A second run on a complete snapshot needs no network and looks at names and sizes only, unless O(verify=every_byte).
@@ -73,6 +74,23 @@ options:
     type: str
     choices: [required, optional]
     default: required
+  vllm_image:
+    description:
+      - The image that is to serve the model, such as C(docker.io/vllm/vllm-openai:v0.33.0). Its tag tells the version of vLLM, and the
+        version which parsers there are and what each asks of the tokenizer.
+      - Without it, or with a version that was not looked at, the parsers are those of the newest version that was.
+    type: str
+    default: ""
+  tool_call_parser:
+    description:
+      - The parser of tool calls that vLLM is to be started with. V(auto) is the one that the model's own chat template tells; an empty
+        text is none. A name is refused where vLLM does not know it, or would not start with it and this tokenizer.
+    type: str
+    default: auto
+  reasoning_parser:
+    description: The parser of reasoning that vLLM is to be started with, as O(tool_call_parser).
+    type: str
+    default: auto
   licenses:
     description: The licenses that may be used, as the hub names them, such as V(apache-2.0) or V(llama3). Empty allows all.
     type: list
@@ -163,12 +181,24 @@ listing:
 failure:
   description:
     - The name of the failure.
-    - One of V(busy), V(checksum-mismatch), V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-license-not-accepted),
+    - One of V(busy), V(chat-template-missing), V(chat-template-token-missing), V(checksum-mismatch),
+      V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-license-not-accepted),
       V(hub-not-a-hub), V(hub-offline), V(hub-rate-limited), V(hub-repository-not-found), V(hub-revision-not-found), V(hub-server-error),
       V(hub-token-refused), V(hub-unreachable), V(license-not-allowed), V(listing-invalid), V(model-refused),
+      V(parser-not-for-tokenizer), V(parser-unknown),
       V(repository-invalid), V(revision-invalid), V(root-invalid), V(token-invalid) and V(workers-invalid).
   returned: failure
   type: str
+tool_call_parser:
+  description: The parser of tool calls for this model; empty if there is none that suits it.
+  returned: when its tokenizer could be read and the parsers can be used
+  type: str
+  sample: hermes
+reasoning_parser:
+  description: The parser of reasoning for this model; empty if there is none that suits it.
+  returned: when its tokenizer could be read and the parsers can be used
+  type: str
+  sample: qwen3
 checks:
   description: What was seen of the model, as M(sparerig.llm.model_info) returns it. All its other values are returned too.
   returned: when the snapshot is complete
@@ -188,7 +218,10 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.hub import (
     HAS_HUGGINGFACE_HUB,
     Hub,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import inspect
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import (
+    Engine,
+    inspect,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._model.snapshot import (
     Outcome,
     Wanted,
@@ -228,6 +261,7 @@ def wanted_by(params: dict[str, t.Any]) -> Wanted:
         update=params["update"],
         verify_every_byte=params["verify"] == "every_byte",
         need_chat_template=params["chat_template"] == "required",
+        engine=Engine(params["vllm_image"], params["tool_call_parser"], params["reasoning_parser"]),
         licenses=tuple(params["licenses"]),
         workers=params["workers"],
     )
@@ -292,6 +326,9 @@ def main() -> None:
                 "choices": ["required", "optional"],
                 "default": "required",
             },
+            "vllm_image": {"type": "str", "default": ""},
+            "tool_call_parser": {"type": "str", "default": "auto"},
+            "reasoning_parser": {"type": "str", "default": "auto"},
             "licenses": {"type": "list", "elements": "str", "default": []},
             "workers": {"type": "int", "default": 4},
             "prune": {"type": "bool", "default": False},
@@ -323,11 +360,13 @@ def main() -> None:
         "diff": {"before": {"snapshots": before}, "after": {"snapshots": after}},
     }
     if outcome.path.is_dir():
-        model = inspect(outcome.path, need_chat_template=wanted.need_chat_template)
+        model = inspect(
+            outcome.path, need_chat_template=wanted.need_chat_template, engine=wanted.engine
+        )
         result |= model.result()
         if model.reasons:
             text = f"{outcome.path} is as the hub has it, but vLLM cannot serve it. {model.reasons}"
-            module.fail_json(msg=text, failure="model-refused", **result)
+            module.fail_json(msg=text, failure=model.failure or "model-refused", **result)
     module.exit_json(changed=outcome.changed, **result)
 
 

@@ -114,11 +114,21 @@ options:
   cpu_kv_cache_gib:
     description: Plan for the processor in place of a card, with this KV cache in GiB (C(VLLM_CPU_KVCACHE_SPACE)).
     type: float
-  image:
+  vllm_image:
     description:
-      - The vLLM image that is to serve the model, with a tag or a digest. It changes no sum.
-      - Where its version is not one that the sums were measured with, RV(image_warnings) says so, RV(report) too, and Ansible warns.
+      - The vLLM image that is to serve the model, with a tag or a digest, as in M(sparerig.llm.hf_snapshot). It changes no sum.
+      - Where its version is not one that the sums and parsers were measured with, RV(image_warnings) says so, RV(report) too,
+        and Ansible warns.
     type: str
+    default: ""
+  tool_call_parser:
+    description: The parser of tool calls that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
+  reasoning_parser:
+    description: The parser of reasoning that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
   kept:
     description:
       - A file on the host that holds an earlier answer of this module as JSON. It is only read.
@@ -311,7 +321,7 @@ catalogue:
       elements: str
       returned: always
     tool_parser:
-      description: Value for vLLM's C(--tool-call-parser).
+      description: Value for vLLM's C(--tool-call-parser); empty where no parser reads what the model was trained to write.
       type: str
       returned: always
     reasoning_parser:
@@ -326,6 +336,22 @@ catalogue:
       description: Where the entry's facts were seen.
       type: str
       returned: always
+tool_call_parser:
+  description: The parser of tool calls that the engine is started with; empty if with none. The page then offers no tools.
+  returned: with a model that fits
+  type: str
+reasoning_parser:
+  description: The parser of reasoning that the engine is started with; empty if with none.
+  returned: with a model that fits
+  type: str
+tools:
+  description: One line on whether the engine takes requests with tools, and by which parser it reads the model's calls.
+  returned: with a model that fits
+  type: str
+failure:
+  description: V(parser-unknown) or V(parser-not-for-tokenizer); empty for what has no name of its own.
+  returned: failure
+  type: str
 estimate:
   description: Whether the architecture is unknown and the plan only an estimate.
   returned: with a model
@@ -467,7 +493,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
-from ansible_collections.sparerig.llm.plugins.module_utils._vllm import versions
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import DamagedFileError
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers, versions
 
 _ERRORS = (
     cards.UnknownCardError,
@@ -477,6 +504,8 @@ _ERRORS = (
     sizing.PlanError,
     model_config.ModelConfigError,
     CommandTimedOutError,
+    DamagedFileError,
+    parsers.ParserError,
 )
 
 
@@ -523,7 +552,9 @@ def main() -> None:
             "pictures": {"type": "bool", "default": False},
             "gated": {"type": "bool", "default": False},
             "cpu_kv_cache_gib": {"type": "float"},
-            "image": {"type": "str"},
+            "vllm_image": {"type": "str", "default": ""},
+            "tool_call_parser": {"type": "str", "default": "auto"},
+            "reasoning_parser": {"type": "str", "default": "auto"},
             "kept": {"type": "path"},
             "replan": {"type": "bool", "default": False},
             "fail_on_misfit": {"type": "bool", "default": False},
@@ -540,8 +571,11 @@ def main() -> None:
     try:
         planned = planner.answer(params, LocalHost()) if named else table(params)
     except _ERRORS as error:
-        module.fail_json(msg=str(error))
-    found = with_warnings(planned, params["image"])
+        again = ""
+        if isinstance(error, DamagedFileError):
+            again = f". The copy broke off, or the disk was full: fetch {error.path} again."
+        module.fail_json(msg=f"{error}{again}", failure=getattr(error, "failure", ""))
+    found = with_warnings(planned, params["vllm_image"])
     for warning in found["image_warnings"]:
         module.warn(warning)
     if params["fail_on_misfit"] and found["fits"] is False:

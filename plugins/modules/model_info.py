@@ -36,6 +36,18 @@ options:
     type: str
     choices: [required, optional]
     default: required
+  vllm_image:
+    description: The image that is to serve the model, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: ""
+  tool_call_parser:
+    description: The parser of tool calls that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
+  reasoning_parser:
+    description: The parser of reasoning that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
+    type: str
+    default: auto
 seealso:
   - module: sparerig.llm.hf_snapshot
 """
@@ -60,8 +72,8 @@ checks:
   contains:
     name:
       description:
-        - V(directory), V(config), V(weights), V(weights_whole), V(readable), V(quantization), V(tokenizer), V(chat_template)
-          or V(stop_tokens).
+        - V(directory), V(config), V(weights), V(weights_whole), V(readable), V(quantization), V(tokenizer), V(chat_template),
+          V(template_tokens), V(parsers) or V(stop_tokens).
       type: str
     status:
       description: V(pass), V(fail), V(unknown) or V(skipped).
@@ -73,7 +85,8 @@ checks:
       description: What was there.
       type: str
     failure:
-      description: Empty here.
+      description:
+        - V(chat-template-missing), V(chat-template-token-missing), V(parser-unknown), V(parser-not-for-tokenizer), or empty.
       type: str
     cause:
       description: The likely cause, where it did not pass.
@@ -146,6 +159,16 @@ has_chat_template:
   description: Whether the model brings a chat template.
   returned: when C(config.json) can be read
   type: bool
+tool_call_parser:
+  description: The parser of tool calls for this model; empty if there is none that suits it.
+  returned: when its tokenizer can be read and the parsers can be used
+  type: str
+  sample: hermes
+reasoning_parser:
+  description: The parser of reasoning for this model; empty if there is none that suits it.
+  returned: when its tokenizer can be read and the parsers can be used
+  type: str
+  sample: qwen3
 stop_token_ids:
   description: The tokens that must end an answer, with those that the model's own files forgot.
   returned: when C(config.json) can be read
@@ -170,7 +193,10 @@ fingerprint:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import inspect
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import (
+    Engine,
+    inspect,
+)
 
 
 def main() -> None:
@@ -185,6 +211,9 @@ def main() -> None:
                 "choices": ["required", "optional"],
                 "default": "required",
             },
+            "vllm_image": {"type": "str", "default": ""},
+            "tool_call_parser": {"type": "str", "default": "auto"},
+            "reasoning_parser": {"type": "str", "default": "auto"},
         },
         required_by={"group": ["user"]},
         supports_check_mode=True,
@@ -194,6 +223,9 @@ def main() -> None:
         Path(path),
         reader=None if user is None else (user, user if group is None else group),
         need_chat_template=module.params["chat_template"] == "required",
+        engine=Engine(
+            *(module.params[n] for n in ("vllm_image", "tool_call_parser", "reasoning_parser"))
+        ),
     )
     if model.reasons:
         text = f"vLLM cannot serve the model at {path}. {model.reasons}"

@@ -4,7 +4,8 @@
 """A stand-in for the model server: the OpenAI API with answers that are known beforehand.
 
 No model is behind it. What the page shows can therefore be compared word for word, and what the
-page sends can be read back from ``GET /_seen``.
+page sends can be read back from ``GET /_seen``. Like vLLM without a parser of tool calls, it
+answers 400 to a request that offers tools.
 
     python3 tests/browser/upstream.py --host 127.0.0.1 --port 8000 [--token-delay 0.02]
 """
@@ -50,6 +51,8 @@ FLOCK = (
 GATHERING = 240  # seconds that they wait for each other
 SLOWLY = 0.1  # seconds between the sheep, so that even a busy machine shows them one by one
 DEFAULT = "This is the stand-in speaking."
+# vLLM's words (0.32 and 0.33: vllm/renderers/online_renderer.py).
+NO_TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 REFUSAL = "The stand-in is out of order."
 QUOTE = re.compile(r"The secret word is (\w+)")
 
@@ -123,6 +126,11 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(body)
         with self.lock:
             self.seen.append(request)
+        # vLLM takes tools without a choice for "auto", and no tools without one for "none".
+        if request.get("tool_choice", "auto" if request.get("tools") else "none") != "none":
+            error = {"message": NO_TOOLS, "type": "BadRequestError", "param": None, "code": 400}
+            self._json({"error": error}, 400)
+            return
         text = answer_to(request["messages"])
         if "refuse" in _question(request["messages"]):
             self._json(

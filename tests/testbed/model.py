@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make the tiny model: a real Llama in every respect but sense.
 
-Two folders with the same model: ``tiny-llama`` (fp16) and ``tiny-llama-gptq`` (GPTQ INT4), of which
+Folders with the same model: ``tiny-llama`` (fp16) and ``tiny-llama-gptq`` (GPTQ INT4), of which
 the first holds the dequantised weights of the second, so that both say the same. The weights are
-random from a fixed seed, the tokenizer is trained on the LICENSE file.
+random from a fixed seed, the tokenizer is trained on the LICENSE file. Both have the special tokens
+and the kind of template of Llama 3, which was not made to call tools; ``tiny-llama-3.1-gptq`` has
+those of Llama 3.1, which was. Which tokens there are is copied from the originals, name by name and
+in their order: with one more or one less, a test could pass that the real model fails.
 
 Random weights alone would never stop and would utter broken characters. So two channels of the
 hidden state are set apart, and the output layer reads them as biases. One is a constant: away from
@@ -21,7 +24,7 @@ import typing as t
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from testbed import gptq
 from testbed.inputs import fingerprint
@@ -38,6 +41,7 @@ if t.TYPE_CHECKING:
 
 TEXT = HERE.parents[1] / "LICENSE"
 TEMPLATE = HERE / "chat_template.jinja"
+TEMPLATE_WITH_TOOLS = HERE / "chat_template_tools.jinja"
 SEED = 3060
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, INNER = 2, 256, 4, 2, 64, 512
 VOCABULARY = 2048
@@ -50,29 +54,50 @@ END_LIFT = 3.0
 NEVER = -30.0
 
 BEGIN, END, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
-SPECIAL = (
-    BEGIN,
-    END,
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    TURN_END,
-    "<|eom_id|>",
-    "<|python_tag|>",
+HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
+TOOL_TAG = "<|python_tag|>"
+
+
+def _reserved(first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"<|reserved_special_token_{number}|>" for number in range(first, last + 1))
+
+
+# The 256 tokens that come after the words, at 128000 to 128255 in the originals.
+# Llama 3: special_tokens in llama/tokenizer.py of github.com/meta-llama/llama3 at 71367a6.
+LLAMA_3 = (
+    *(BEGIN, END),
+    *_reserved(0, 3),
+    *HEADERS,
+    *(*_reserved(4, 4), TURN_END),
+    *_reserved(5, 250),
 )
+# Llama 3.1: as its published tokenizer has them, seen as the added_tokens_decoder of a model made
+# from it; Meta's own code (models/llama3/api/tokenizer.py of github.com/meta-llama/llama-models at
+# 364ed4e) calls 128005 <|step_id|>, and counts the reserved ones from there.
+LLAMA_3_1 = (
+    *(BEGIN, END),
+    *_reserved(0, 1),
+    "<|finetune_right_pad_id|>",
+    *_reserved(2, 2),
+    *HEADERS,
+    *("<|eom_id|>", TURN_END, TOOL_TAG),
+    *_reserved(3, 247),
+)
+SPECIAL = frozenset((*LLAMA_3, *LLAMA_3_1))
 
 
-def train_tokenizer(text: str) -> Tokenizer:
-    """Train a byte-level BPE tokenizer with Llama 3's special tokens."""
+def train_tokenizer(text: str, special: tuple[str, ...] = LLAMA_3) -> Tokenizer:
+    """Train a byte-level BPE tokenizer, with the special tokens after the words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        vocab_size=VOCABULARY - len(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
 
 
@@ -170,7 +195,13 @@ QUANTISATION = {
 }
 
 
-def write(folder: Path, tokenizer: Tokenizer, config: dict[str, t.Any], tensors: Tensors) -> None:
+def write(
+    folder: Path,
+    tokenizer: Tokenizer,
+    config: dict[str, t.Any],
+    tensors: Tensors,
+    template: Path = TEMPLATE,
+) -> None:
     """Write one model folder as the Hugging Face hub lays it out."""
     folder.mkdir(parents=True)
     files = {
@@ -188,7 +219,7 @@ def write(folder: Path, tokenizer: Tokenizer, config: dict[str, t.Any], tensors:
             "eos_token": TURN_END,
             "model_max_length": CONTEXT,
             "clean_up_tokenization_spaces": False,
-            "chat_template": TEMPLATE.read_text(encoding="utf-8"),
+            "chat_template": template.read_text(encoding="utf-8"),
         },
     }
     for name, content in files.items():
@@ -203,18 +234,19 @@ def write(folder: Path, tokenizer: Tokenizer, config: dict[str, t.Any], tensors:
 def made_from() -> str:
     """Hash what the models are made from."""
     code = [HERE / name for name in ("model.py", "gptq.py")]
-    return fingerprint(TEXT, TEMPLATE, *code)
+    return fingerprint(TEXT, TEMPLATE, TEMPLATE_WITH_TOOLS, *code)
 
 
 def make() -> Path:
-    """Make both models unless they are there; give the folder they are in."""
+    """Make the models unless they are there; give the folder they are in."""
     place = CACHE / "models" / made_from()
     with only_one("model") as scratch:
         if place.is_dir():
             return place
         say("Making the tiny model, as fp16 and as GPTQ INT4")
         half_made = scratch / "models"
-        tokenizer = train_tokenizer(TEXT.read_text(encoding="utf-8"))
+        text = TEXT.read_text(encoding="utf-8")
+        tokenizer = train_tokenizer(text)
         plain, linear = random_weights(tokenizer)
         packed, halved = dict(plain), dict(plain)
         for name, weight in linear.items():
@@ -225,6 +257,11 @@ def make() -> Path:
         write(half_made / "tiny-llama", tokenizer, config, halved)
         config |= {"quantization_config": QUANTISATION}
         write(half_made / "tiny-llama-gptq", tokenizer, config, packed)
+        # What the model's turns are made of has the same numbers in both lists, so the same weights
+        # serve both.
+        newer = train_tokenizer(text, LLAMA_3_1)
+        folder = half_made / "tiny-llama-3.1-gptq"
+        write(folder, newer, config, packed, TEMPLATE_WITH_TOOLS)
         shutil.rmtree(place.parent, ignore_errors=True)
         place.parent.mkdir(parents=True)
         half_made.rename(place)

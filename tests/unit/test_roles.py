@@ -20,6 +20,8 @@ ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
 SHARED = {
     "sparerig_device",  # the one switch between an NVIDIA card and the processor
     "sparerig_model",  # what to serve: auto, an id of the catalogue, a repository, a directory
+    "vllm_reasoning_parser",  # what the inventory names is held against the tokenizer, before
+    "vllm_tool_call_parser",  # the download
     "vllm_plan",  # what the plan of the card's memory says: also which model to have
     "model_store_token",  # whether gated models may be chosen
     "model_store_update",  # whether to plan anew

@@ -41,10 +41,7 @@ def test_the_model_is_listed(admin: tuple[str, dict[str, str]]) -> None:
     assert [model["id"] for model in models] == [MODEL]
 
 
-@pytest.mark.parametrize(
-    "extra", [{}, {"tools": [TOOL], "tool_choice": "auto"}], ids=["plain", "with tools"]
-)
-def test_it_answers(admin: tuple[str, dict[str, str]], extra: dict[str, t.Any]) -> None:
+def ask(admin: tuple[str, dict[str, str]], **extra: t.Any) -> requests.Response:
     url, headers = admin
     question = {
         "model": MODEL,
@@ -53,11 +50,31 @@ def test_it_answers(admin: tuple[str, dict[str, str]], extra: dict[str, t.Any]) 
         "stream": False,
         **extra,
     }
-    answer = requests.post(
-        f"{url}/api/chat/completions", json=question, headers=headers, timeout=120
-    )
+    return requests.post(f"{url}/api/chat/completions", json=question, headers=headers, timeout=120)
+
+
+# Llama 3 calls no tools, so the engine has no parser, and would answer 400 to what means "auto".
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"tools": [TOOL]}, {"tools": [TOOL], "params": {"function_calling": "native"}}],
+    ids=["plain", "with tools", "with tools, as somebody's settings may say"],
+)
+def test_it_answers(admin: tuple[str, dict[str, str]], extra: dict[str, t.Any]) -> None:
+    answer = ask(admin, **extra)
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] > 0
+
+
+def test_who_insists_on_tools_hears_why_not(admin: tuple[str, dict[str, str]]) -> None:
+    answer = ask(admin, tools=[TOOL], tool_choice="auto")
+    assert answer.status_code == 400
+    assert "--tool-call-parser" in answer.text
+
+
+def test_the_engine_runs_without_a_parser(rig: Rig) -> None:
+    command = rig.root("docker inspect sparerig-vllm --format '{{json .Args}}'")
+    assert "--tool-call-parser" not in command
+    assert "--enable-auto-tool-choice" not in command
 
 
 def test_strangers_cannot_sign_up(admin: tuple[str, dict[str, str]]) -> None:

@@ -336,6 +336,27 @@ _ALL = (
         "Serve an instruction-tuned model, or pass --chat-template.",
     ),
     Failure(
+        "chat-template-token-missing",
+        "The chat template writes tokens that the tokenizer lacks",
+        "Template and tokenizer are of two families: a conversion mixed them up, or a template was"
+        " copied from another model.",
+        "Take tokenizer and template of the original model, or another release of it.",
+    ),
+    Failure(
+        "parser-unknown",
+        "This vLLM knows no parser of that name",
+        "A typing error, or the parser is of another version of vLLM.",
+        "Set vllm_tool_call_parser or vllm_reasoning_parser to auto, or to a name that the message"
+        " lists.",
+    ),
+    Failure(
+        "parser-not-for-tokenizer",
+        "vLLM would not start with this parser and tokenizer",
+        "The parser looks for tokens that the model's tokenizer does not have: it is made for"
+        " another family of models.",
+        "Set vllm_tool_call_parser or vllm_reasoning_parser to auto.",
+    ),
+    Failure(
         "completion-failed",
         "The model does not complete",
         "The server refuses or fails the request; its own words say why.",

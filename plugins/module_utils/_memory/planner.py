@@ -23,6 +23,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
+from ansible_collections.sparerig.llm.plugins.module_utils._model import tokenizer as tokenizers
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import read_object
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers, versions
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +33,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
     from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import Card
     from ansible_collections.sparerig.llm.plugins.module_utils._model.config import Architecture
+    from ansible_collections.sparerig.llm.plugins.module_utils._model.tokenizer import Tokenizer
 
 USE: t.Final = (
     "context",
@@ -43,7 +47,10 @@ USE: t.Final = (
     "stretch_context",
     "pictures",
 )
-_WISH: t.Final = (*USE, "model", "gated", "cpu_kv_cache_gib")
+_WISH: t.Final = (
+    *USE,
+    *("model", "gated", "cpu_kv_cache_gib", "tool_call_parser", "reasoning_parser"),
+)
 _AUTO: t.Final = "auto"
 
 
@@ -53,7 +60,10 @@ def answer(params: Mapping[str, t.Any], host: Host) -> dict[str, t.Any]:
         card = None if _on_cpu(params) else target_gpu.card(params, host)
     except target_gpu.NotYetKnownError as error:
         return _not_yet(str(error))
-    wish = {name: params[name] for name in _WISH} | {"card": _identity(card)}
+    wish = {name: params[name] for name in _WISH} | {
+        "card": _identity(card),
+        "vllm_version": versions.vllm_version(params["vllm_image"]),
+    }
     digest = _config_digest(params)
     kept = _kept(params, wish, digest) if card is None or card.confirmed else None
     if kept:
@@ -68,7 +78,8 @@ def _made(params: Mapping[str, t.Any], card: Card | None) -> dict[str, t.Any]:
     if wanted == _AUTO and card:
         use = _use(params)
         chosen = catalogue.choose(card, use, gated=params["gated"])
-        return {**_planned(chosen.model, card, use, folder), "reason": _why(chosen.reason, card)}
+        found = _planned(params, chosen.model, card, folder)
+        return {**found, "reason": _why(chosen.reason, card)}
     if wanted == _AUTO:
         entry = catalogue.smallest()
         reason = f"{entry.id} is the smallest of the catalogue; a processor is slow with any."
@@ -78,31 +89,34 @@ def _made(params: Mapping[str, t.Any], card: Card | None) -> dict[str, t.Any]:
         # Not ours to know before it is downloaded, unless the name is a typing error.
         if "/" not in wanted:
             catalogue.find(wanted)
+        _parsers(params, None, None, None)
         return _not_yet(f"{wanted} is not in the catalogue: it is planned once its files are here.")
     if card is None:
         architecture, _unused = _architecture(params, entry_or_none, folder)
         return _on_processor(params, architecture, entry_or_none)
     if entry_or_none:
-        return _planned(entry_or_none, card, _use(params), folder)
+        return _planned(params, entry_or_none, card, folder)
     architecture, estimate = _architecture(params, None, folder)
     name = folder.name if folder else ""
     plan = sizing.plan(architecture, card, _use(params), model=name, estimate=estimate)
-    return {**plan_report.result(plan), "report": plan_report.lines(plan), **_named(params)}
+    found = {**plan_report.result(plan), "report": plan_report.lines(plan), **_named(params)}
+    return _with_parsers(found, params, None, folder)
 
 
 def _planned(
-    model: catalogue.Model, card: Card, use: sizing.Use, folder: Path | None
+    params: Mapping[str, t.Any], model: catalogue.Model, card: Card, folder: Path | None
 ) -> dict[str, t.Any]:
     """Plan a model of the catalogue, by its own config.json once that is here."""
     architecture = model.architecture
     if folder and _holds(folder, model):
         architecture, _unused = model_config.read_directory(folder)
-    plan = sizing.plan(architecture, card, use, model=model.id)
-    found = plan_report.result(plan)
-    if plan.fits:
-        found["vllm_vars"] |= _parsers(model)
-    lines = plan_report.lines(plan)
-    return {**found, "report": lines, **_catalogue_facts(model)}
+    plan = sizing.plan(architecture, card, _use(params), model=model.id)
+    found = {
+        **plan_report.result(plan),
+        "report": plan_report.lines(plan),
+        **_catalogue_facts(model),
+    }
+    return _with_parsers(found, params, model, folder)
 
 
 def _on_processor(
@@ -111,16 +125,17 @@ def _on_processor(
     plan = comparison.on_cpu(architecture, params["cpu_kv_cache_gib"], params["context"])
     cache = params["cpu_kv_cache_gib"]
     report = f"On the processor, {cache} GiB of KV cache: {plan['kv_cache_tokens']} tokens."
-    return {
+    found = {
         **plan,
         "fits": True,
         "confirmed": True,
         "estimate": False,
         "report": [report],
         "flags": [],
-        "vllm_vars": _parsers(model) if model else {},
+        "vllm_vars": {},
         **(_catalogue_facts(model) if model else _named(params)),
     }
+    return _with_parsers(found, params, model, _folder(params))
 
 
 def _not_yet(why: str) -> dict[str, t.Any]:
@@ -186,11 +201,74 @@ def _named(params: Mapping[str, t.Any]) -> dict[str, str]:
     return {"served_name": name} if name else {}
 
 
-def _parsers(model: catalogue.Model) -> dict[str, str]:
-    return {
-        "vllm_tool_call_parser": model.tool_parser,
-        "vllm_reasoning_parser": model.reasoning_parser,
+# --- tools and reasoning ----------------------------------------------------------------------
+
+
+def _with_parsers(
+    found: dict[str, t.Any],
+    params: Mapping[str, t.Any],
+    model: catalogue.Model | None,
+    folder: Path | None,
+) -> dict[str, t.Any]:
+    """Add the parsers to a plan, and what people should know of them to its report."""
+    if not found["fits"]:
+        return found
+    known = _tokenizer(model, folder)
+    chosen = _parsers(params, model, folder, known)
+    variables = {
+        **found["vllm_vars"],
+        "vllm_tool_call_parser": chosen.tool.name,
+        "vllm_reasoning_parser": chosen.reasoning.name,
     }
+    if known and known.mistral_only:
+        # vLLM takes Mistral's own library by itself only where it sees consolidated*.safetensors.
+        arguments = variables.get("vllm_extra_args", [])
+        variables["vllm_extra_args"] = [*arguments, "--tokenizer-mode", "mistral"]
+    return {
+        **found,
+        "vllm_vars": variables,
+        "tool_call_parser": chosen.tool.name,
+        "reasoning_parser": chosen.reasoning.name,
+        "tools": chosen.report,
+        "report": [*found["report"], chosen.report],
+    }
+
+
+def _parsers(
+    params: Mapping[str, t.Any],
+    model: catalogue.Model | None,
+    folder: Path | None,
+    tokenizer: Tokenizer | None,
+) -> parsers.Parsers:
+    """Choose the parsers: what was named, else the catalogue's, else what the files tell."""
+    entry = None
+    if model:
+        entry = {parsers.TOOL: model.tool_parser, parsers.REASONING: model.reasoning_parser}
+    return parsers.choose_both(
+        params["vllm_image"],
+        tokenizer,
+        _model_type(params, folder),
+        asked={
+            parsers.TOOL: params["tool_call_parser"],
+            parsers.REASONING: params["reasoning_parser"],
+        },
+        entry=entry,
+    )
+
+
+def _tokenizer(model: catalogue.Model | None, folder: Path | None) -> Tokenizer | None:
+    """Read the tokenizer of the files once they are here; until then the catalogue tells."""
+    if folder and (model is None or _holds(folder, model)):
+        return tokenizers.read(folder)
+    return model.tokenizer if model else None
+
+
+def _model_type(params: Mapping[str, t.Any], folder: Path | None) -> str:
+    config = params["config"] or (read_object(folder / "config.json") if folder else {})
+    return str(config.get("model_type") or "")
+
+
+# --- the entry --------------------------------------------------------------------------------
 
 
 def _catalogue_facts(model: catalogue.Model) -> dict[str, t.Any]:
@@ -237,10 +315,15 @@ def _kept(
 
 
 def _config_digest(params: Mapping[str, t.Any]) -> str:
-    """Tell the contents of config.json apart; empty where the files are not here yet."""
+    """Tell the files apart that a plan is made from; empty where they are not here yet."""
     folder = _folder(params)
-    try:
-        content = (folder / "config.json").read_bytes() if folder else b""
-    except OSError:
+    if folder is None or not (folder / "config.json").is_file():
         return ""
-    return hashlib.sha256(content).hexdigest() if content else ""
+    digest = hashlib.sha256()
+    for name in ("config.json", *tokenizers.FILES):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError:
+            continue
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()

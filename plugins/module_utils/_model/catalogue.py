@@ -29,6 +29,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.config import 
     Architecture,
     parse,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._model.tokenizer import Tokenizer
 
 _COMMIT_LENGTH = 40
 
@@ -51,6 +52,11 @@ class Model:
     least_capability: tuple[int, int]
     rank: int
     stop_tokens: tuple[str, ...]
+    # What its tokenizer has beyond words: all added tokens but those that are reserved or for
+    # pictures and code in the middle. A parser finds its own among them, or vLLM does not start.
+    tokens: tuple[str, ...]
+    tokens_known_from: str
+    # Parsers of vLLM, each empty where none reads what the model was trained to write.
     tool_parser: str
     reasoning_parser: str
     chat_template: str  # where it is: "tokenizer" is with the model's files
@@ -66,6 +72,11 @@ class Model:
     def architecture(self) -> Architecture:
         """The numbers to plan with."""
         return parse(self.config)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What is known of its tokenizer before its files are here."""
+        return Tokenizer(vocabulary=frozenset(self.tokens), special=frozenset(self.stop_tokens))
 
     @property
     def context(self) -> int:
@@ -216,16 +227,28 @@ class _Family(t.TypedDict):
     license: str
     license_notice: str
     stop_tokens: tuple[str, ...]
+    tokens: tuple[str, ...]
+    tokens_known_from: str
     tool_parser: str
     reasoning_parser: str
     chat_template: str
 
 
+_LLAMA_TURNS: t.Final = (
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
+    "<|eot_id|>",
+)
 _LLAMA_3_FAMILY: t.Final[_Family] = {
     "license": "Meta Llama 3 Community License",
     "license_notice": "Built with Meta Llama 3",
     "stop_tokens": ("<|eot_id|>", "<|end_of_text|>"),
-    "tool_parser": "llama3_json",
+    "tokens": _LLAMA_TURNS,
+    "tokens_known_from": (
+        "special_tokens in llama/tokenizer.py of meta-llama/llama3 at 71367a6; the other 251 of its"
+        " 256 special tokens are <|reserved_special_token_0|> to 250"
+    ),
+    # It was not trained to call tools: no <|python_tag|>, and a template that writes none.
+    "tool_parser": "",
     "reasoning_parser": "",
     "chat_template": "tokenizer",
 }
@@ -233,20 +256,45 @@ _LLAMA_3_1_FAMILY: t.Final[_Family] = {
     **_LLAMA_3_FAMILY,
     "license": "Llama 3.1 Community License",
     "license_notice": "Built with Llama",
+    "stop_tokens": ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+    "tokens": (*_LLAMA_TURNS, "<|finetune_right_pad_id|>", "<|eom_id|>", "<|python_tag|>"),
+    "tokens_known_from": (
+        "special_tokens in models/llama3/api/tokenizer.py of meta-llama/llama-models at 364ed4e;"
+        " 128004, 128008 and 128010 in the published tokenizer, as printed for a model made from it"
+    ),
+    "tool_parser": "llama3_json",
 }
 _QWEN_FAMILY: t.Final[_Family] = {
     "license": "Apache-2.0",
     "license_notice": "",
     "stop_tokens": ("<|im_end|>", "<|endoftext|>"),
+    "tokens": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"),
+    "tokens_known_from": (
+        "added_tokens 151643 to 151658 of stored public copies of the tokenizer.json and"
+        " tokenizer_config.json of Qwen2.5 and Qwen3"
+    ),
     "tool_parser": "hermes",
     "reasoning_parser": "",
     "chat_template": "tokenizer",
 }
-_QWEN_3_FAMILY: t.Final[_Family] = {**_QWEN_FAMILY, "reasoning_parser": "qwen3"}
+_QWEN_3_TOKENS: t.Final = (
+    *_QWEN_FAMILY["tokens"],
+    *("<tool_response>", "</tool_response>", "<think>", "</think>"),
+)
+_QWEN_3_INSTRUCT_FAMILY: t.Final[_Family] = {**_QWEN_FAMILY, "tokens": _QWEN_3_TOKENS}
+_QWEN_3_FAMILY: t.Final[_Family] = {**_QWEN_3_INSTRUCT_FAMILY, "reasoning_parser": "qwen3"}
 _MISTRAL_FAMILY: t.Final[_Family] = {
     "license": "Apache-2.0",
     "license_notice": "",
     "stop_tokens": ("</s>",),
+    "tokens": (
+        *("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]"),
+        *("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    ),
+    "tokens_known_from": (
+        "control tokens of Mistral's tokenizer v3, as mistral-common and the model's page tell; the"
+        " template of copies older than August 2024 does not tell the model of tools"
+    ),
     "tool_parser": "mistral",
     "reasoning_parser": "",
     "chat_template": "tokenizer",
@@ -255,7 +303,14 @@ _GEMMA_FAMILY: t.Final[_Family] = {
     "license": "Gemma Terms of Use",
     "license_notice": "Gemma is provided under and subject to the Gemma Terms of Use",
     "stop_tokens": ("<end_of_turn>",),
-    "tool_parser": "pythonic",
+    "tokens": (
+        *("<bos>", "<eos>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
+        *("<start_of_image>", "<end_of_image>"),
+    ),
+    "tokens_known_from": "added_tokens of stored public copies of Gemma 3's tokenizer.json",
+    # Its own template writes no tools, and refuses a turn of a tool: "pythonic" is for a template
+    # that vLLM's examples bring.
+    "tool_parser": "",
     "reasoning_parser": "",
     "chat_template": "tokenizer",
 }
@@ -408,7 +463,7 @@ MODELS: t.Final = (
         rank=58,
         known_from=_SNAPSHOTS.format(10),
         config={**_QWEN_3_4B, "max_position_embeddings": 262144, "rope_theta": 5000000.0},
-        **_QWEN_FAMILY,
+        **_QWEN_3_INSTRUCT_FAMILY,
     ),
     Model(
         id="qwen3-4b-awq",

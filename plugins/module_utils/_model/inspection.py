@@ -19,22 +19,27 @@ import typing as t
 import zipfile
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._model import tokenizer
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import (
+    LFS_POINTER,
+    DamagedFileError,
+    JsonObject,
+    read_object,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-JsonObject = dict[str, t.Any]
-
-# What decides whether a model can be served, apart from weights and tokenizer. Some KiB each.
+# What decides whether a model can be served, apart from the weights. Some KiB each, but for the
+# tokenizer's vocabulary of some MiB.
 SMALL_FILES = (
     "config.json",
     "generation_config.json",
     "quantize_config.json",
     "quant_config.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *tokenizer.FILES,
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
@@ -67,28 +72,36 @@ FOREIGN_FORMATS = {
 # Tokens by which chat models end their turn. One that the template writes must also stop vLLM.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-LFS_POINTER = b"version https://git-lfs"
 # The safetensors format itself refuses a larger header.
 MAX_SAFETENSORS_HEADER = 100_000_000
-
-
-class DamagedFileError(Exception):
-    """A file is there, but is not what its name says."""
-
-    def __init__(self, path: Path, seen: str) -> None:
-        super().__init__(f"{path.name}: {seen}")
-        self.path = path
 
 
 class NotPassedError(Exception):
     """A check's answer, when it is not "pass"."""
 
-    def __init__(self, seen: str, cause: str, remedy: str, status: str = "fail") -> None:
+    def __init__(
+        self, seen: str, cause: str, remedy: str, status: str = "fail", failure: str = ""
+    ) -> None:
         super().__init__(seen)
         self.seen = seen
         self.cause = cause
         self.remedy = remedy
         self.status = status
+        self.failure = failure if status == "fail" else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """The vLLM that is to serve a model, and the parsers that somebody named for it."""
+
+    image: str = ""
+    tool_call_parser: str = parsers.AUTO
+    reasoning_parser: str = parsers.AUTO
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Give the parsers by their kind."""
+        return {parsers.TOOL: self.tool_call_parser, parsers.REASONING: self.reasoning_parser}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +115,16 @@ class Inspection:
     def reasons(self) -> str:
         """Say what speaks against the model; nothing if nothing does."""
         return " ".join(
-            f"{check.name}: {check.seen}; expected {check.expected}. {check.cause} {check.remedy}"
+            f"{check.name}{f' ({check.failure})' if check.failure else ''}: {check.seen};"
+            f" expected {check.expected}. {check.cause} {check.remedy}"
             for check in self.checks
             if check.status == "fail"
         )
+
+    @property
+    def failure(self) -> str:
+        """Name the first failure that has a name of its own; empty if none has."""
+        return next((check.failure for check in self.checks if check.failure), "")
 
     def result(self) -> JsonObject:
         """Give the evidence and the facts as a module returns them."""
@@ -118,13 +137,16 @@ def inspect(
     to_come: Mapping[str, int] | None = None,
     reader: tuple[int, int] | None = None,
     need_chat_template: bool = True,
+    engine: Engine | None = None,
 ) -> Inspection:
     """Check a model directory, as far as one check's answer lets the next one be asked.
 
     With ``to_come`` (names and sizes) the directory holds the small files of a download, and what
     needs the large ones is left out. ``reader`` is the user and the group of the container.
+    ``engine`` is the vLLM that is to serve the model; without it the newest one that is known.
     """
     model = _Model(directory, to_come, reader, need_chat_template=need_chat_template)
+    model.engine = engine or Engine()
     checks = []
     for name, expected, look, decisive in _STEPS:
         if to_come is not None and name in _NEED_WEIGHTS:
@@ -137,6 +159,7 @@ def inspect(
                 answer.status,
                 expected,
                 answer.seen,
+                failure=answer.failure,
                 cause=answer.cause,
                 remedy=answer.remedy,
             )
@@ -179,23 +202,6 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more
-
-
-def read_object(path: Path) -> JsonObject:
-    """Read a file that must hold one JSON object."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DamagedFileError(path, f"it cannot be read ({error.strerror})") from error
-    if raw.startswith(LFS_POINTER):
-        raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
-    try:
-        value = json.loads(raw)
-    except ValueError as error:
-        raise DamagedFileError(path, f"it is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DamagedFileError(path, "it is valid JSON, but not an object")
-    return value
 
 
 def safetensors_header(path: Path) -> tuple[JsonObject, int]:
@@ -303,7 +309,9 @@ class _Model:
         self.facts: JsonObject = {}
         self.config: JsonObject = {}
         self.weights: list[str] = []
-        self.template = ""
+        self.tokenizer: tokenizer.Tokenizer | None = None
+        self.mistral_only = False
+        self.engine = Engine()
 
     def _remedy(self, by_hand: str) -> str:
         """Say what to do; before a download nothing can be fixed by hand."""
@@ -519,15 +527,26 @@ class _Model:
                 "The quantised release left it out, or the copy broke off.",
                 self._remedy(f"Copy the tokenizer of the original model into {self.directory}."),
             )
-        if self.whole:
-            _check_ends(self.directory / names[0])
+        # What is not JSON is looked at by its ends; before a download it is not here yet.
+        for name in names:
+            if self.whole and name not in tokenizer.FILES:
+                _check_ends(self.directory / name)
+        self.tokenizer = tokenizer.read(self.directory)
+        self.mistral_only = names == ("tekken.json",)
         return ", ".join(names)
+
+    def _read_tokenizer(self) -> tokenizer.Tokenizer:
+        if self.tokenizer is None:
+            raise NotPassedError("the tokenizer cannot be read", "", "", "skipped")
+        return self.tokenizer
 
     def find_chat_template(self) -> str:
         """See that a chat can be put into the words the model was trained on."""
-        source, self.template = self._chat_template()
-        self.facts["has_chat_template"] = bool(self.template)
-        if not self.template:
+        found = self._read_tokenizer()
+        self.facts["has_chat_template"] = bool(found.template) or self.mistral_only
+        if self.mistral_only and not found.template:
+            return "tekken.json: Mistral's own library writes the chats"
+        if not found.template:
             raise NotPassedError(
                 "there is none",
                 "This is a base model, which continues a text and was not made for chat.",
@@ -536,35 +555,63 @@ class _Model:
                     f"family into {self.directory / 'chat_template.jinja'}."
                 ),
                 "fail" if self.need_chat_template else "skipped",
+                "chat-template-missing",
             )
-        return source
+        return found.template_file
 
-    def _chat_template(self) -> tuple[str, str]:
-        """Return the file that has the chat template, and the template."""
-        if "chat_template.jinja" in self.sizes:
-            text = (self.directory / "chat_template.jinja").read_text("utf-8", errors="replace")
-            if text.strip():
-                return "chat_template.jinja", text
-        for name in ("chat_template.json", "tokenizer_config.json"):
-            if name not in self.sizes:
-                continue
-            value = read_object(self.directory / name).get("chat_template")
-            if isinstance(value, list):  # several by name: the one for plain chats is "default"
-                named = {
-                    entry.get("name"): entry.get("template")
-                    for entry in value
-                    if isinstance(entry, dict)
-                }
-                value = named.get("default", next(iter(named.values()), None))
-            if isinstance(value, str) and value.strip():
-                return name, value
-        return "", ""
+    def check_template_tokens(self) -> str:
+        """See that the vocabulary has the tokens that the chat template writes."""
+        found = self._read_tokenizer()
+        if not found.template:
+            raise NotPassedError("there is no chat template", "", "", "skipped")
+        turns, others = found.lacking()
+        if turns:
+            raise NotPassedError(
+                f"{found.template_file} writes {some(turns)}, and the vocabulary has none",
+                "The chat template is of another family than the tokenizer, so the model would be"
+                " spoken to in words that it was never trained on.",
+                self._remedy(
+                    "Copy tokenizer.json, tokenizer_config.json and chat_template.jinja of the"
+                    f" original model into {self.directory}; or serve another template with"
+                    " --chat-template in vllm_extra_args."
+                ),
+                "fail" if self.need_chat_template else "unknown",
+                "chat-template-token-missing",
+            )
+        if others:
+            raise NotPassedError(
+                f"{found.template_file} writes {some(others)}, and the vocabulary has none",
+                "They reach the model as plain letters. Chats without tools or pictures may well"
+                " do without them.",
+                "Ask the model something, and see that its answer makes sense.",
+                "unknown",
+            )
+        return "all of them"
+
+    def check_parsers(self) -> str:
+        """See that vLLM starts with the parsers that are wanted, and choose those that are not."""
+        try:
+            found = parsers.choose_both(
+                self.engine.image,
+                self._read_tokenizer(),
+                str(self.config.get("model_type") or ""),
+                asked=self.engine.asked,
+            )
+        except parsers.ParserError as error:
+            raise NotPassedError(
+                error.seen, error.cause, error.remedy, "fail", error.failure
+            ) from error
+        self.facts.update(tool_call_parser=found.tool.name, reasoning_parser=found.reasoning.name)
+        return found.report
 
     def find_stop_tokens(self) -> str:
         """Find what ends an answer. If the end of a turn does not, answers never end."""
-        ids = self._special_tokens()
+        found = self._read_tokenizer()
+        ids = found.added
         stops = self._declared_stops(ids)
-        ends = {token: ids[token] for token in TURN_ENDS if token in self.template and token in ids}
+        ends = {
+            token: ids[token] for token in TURN_ENDS if token in found.template and token in ids
+        }
         # A template may end a turn in one way and a tool call in another: one of them is enough.
         missing = {} if set(ends.values()) & set(stops) else ends
         self.facts.update(
@@ -596,17 +643,8 @@ class _Model:
         if value is None:
             value = text_config(self.config).get("eos_token_id")
         numbers = value if isinstance(value, list) else [value]
-        end = ids.get(_token_text(self._optional("tokenizer_config.json").get("eos_token")))
+        end = ids.get(self._read_tokenizer().named.get("eos_token", ""))
         return sorted({number for number in (*numbers, end) if isinstance(number, int)})
-
-    def _special_tokens(self) -> dict[str, int]:
-        decoder = self._optional("tokenizer_config.json").get("added_tokens_decoder")
-        if isinstance(decoder, dict) and decoder:
-            pairs = list(decoder.items())
-        else:
-            added = self._optional("tokenizer.json").get("added_tokens") or []
-            pairs = [(entry.get("id"), entry) for entry in added if isinstance(entry, dict)]
-        return {_token_text(entry): int(id_) for id_, entry in pairs if str(id_).isdigit()}
 
     def _optional(self, name: str) -> JsonObject:
         path = self.directory / name
@@ -648,13 +686,6 @@ def _check_ends(path: Path) -> None:
         raise DamagedFileError(path, "it does not end as JSON does")
 
 
-def _token_text(value: object) -> str:
-    """Return a special token's text: it is written plainly or with its properties."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
-
-
 # Name, what is expected, how to look, and whether nothing further makes sense without it.
 _STEPS: tuple[tuple[str, str, Callable[[_Model], str], bool], ...] = (
     ("directory", "a directory on the host", _Model.list_files, True),
@@ -665,6 +696,13 @@ _STEPS: tuple[tuple[str, str, Callable[[_Model], str], bool], ...] = (
     ("quantization", "a weight format that vLLM loads", _Model.check_quantization, False),
     ("tokenizer", "tokenizer.json, or another tokenizer", _Model.find_tokenizer, False),
     ("chat_template", "a chat template", _Model.find_chat_template, False),
+    (
+        "template_tokens",
+        "a vocabulary with the tokens that the chat template writes",
+        _Model.check_template_tokens,
+        False,
+    ),
+    ("parsers", "parsers that vLLM can use with the tokenizer", _Model.check_parsers, False),
     ("stop_tokens", "the token that ends a turn to stop answers", _Model.find_stop_tokens, False),
 )
 _NEED_WEIGHTS = ("weights_whole", "readable")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import (
     SMALL_FILES,
+    Engine,
     Inspection,
     inspect,
     size_text,
@@ -49,6 +50,7 @@ class Wanted:
     update: bool = False
     verify_every_byte: bool = False
     need_chat_template: bool = True
+    engine: Engine = dataclasses.field(default_factory=Engine)
     licenses: tuple[str, ...] = ()
     workers: int = 4
     prune: bool = False
@@ -229,10 +231,15 @@ def _look_first(wanted: Wanted, hub: Hub, listing: Listing, directory: Path) -> 
         if name in listing.files and not (directory / name).exists():
             hub.fetch(listing, name, directory, lambda _count: None)
     sizes = {name: facts.size for name, facts in listing.files.items()}
-    model = inspect(directory, to_come=sizes, need_chat_template=wanted.need_chat_template)
+    model = inspect(
+        directory,
+        to_come=sizes,
+        need_chat_template=wanted.need_chat_template,
+        engine=wanted.engine,
+    )
     if model.reasons:
         raise SnapshotError(
-            "model-refused",
+            model.failure or "model-refused",
             f"vLLM cannot serve {listing.repository} at {listing.commit}, so it is not downloaded. "
             f"{model.reasons}",
         )

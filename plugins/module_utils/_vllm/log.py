@@ -119,6 +119,21 @@ def _fewer_chats(found: re.Match[str]) -> dict[str, t.Any]:
     return {"fewer": max(1, min(16, int(found["seqs"]) // 2))}
 
 
+def _parser_variables(found: re.Match[str]) -> dict[str, t.Any]:
+    """Name the variables of the parsers that a message is about."""
+    words = found[0]
+    variables = [
+        variable
+        for variable, mark in (
+            ("vllm_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
+            ("vllm_reasoning_parser", r"reasoning[-_ ]parser"),
+        )
+        if re.search(mark, words, re.IGNORECASE)
+    ]
+    settings = (f"{variable}: auto" for variable in variables or ["vllm_tool_call_parser"])
+    return {"settings": " and ".join(settings)}
+
+
 _OOM = r"(?:CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED)"
 _NEEDS = r"(?: Tried to allocate (?P<wanted>[\d.]+ [KMG]iB))?"
 
@@ -342,6 +357,36 @@ _RULES: t.Final = (
         re.compile(r"Model architectures (?P<names>\[[^\]]*\]) are not supported for now"),
         "The config.json names {names}.",
         "Choose another model, or a newer vllm_image that knows it.",
+    ),
+    _Rule(
+        "parser-not-for-tokenizer",
+        "A parser does not go with the model's tokenizer",
+        re.compile(
+            r"(?P<flags>--(?:tool-call|reasoning)-parser \S+(?: and --reasoning-parser \S+)?)"
+            r" cannot be used with the tokenizer of '(?P<model>[^']*)': (?P<reason>[^\n]+)"
+            r"|(?P<needs>(?:--(?:tool-call|reasoning)-parser \S+ ?)+requires `response_template`"
+            r" metadata)"
+            r"|(?P<pair>--reasoning-parser \S+ and --tool-call-parser \S+ cannot be combined)"
+            r"|(?P<package>The Cohere Command parser requires the `cohere_melody` package)"
+            # Without the words around it: vLLM before it checked this at the start.
+            r"|(?P<own>[^\n:]*could not locate[^\n]*(?:token|tag)[^\n]* in the tokenizer[^\n]*)"
+        ),
+        "vLLM was told {flags}{needs}{pair}{package}{own} {reason}. The model was made to write"
+        " calls or thoughts in another way than this parser reads.",
+        "Set {settings}, and run the play again: then the parser follows from the model.",
+        _parser_variables,
+    ),
+    _Rule(
+        "parser-unknown",
+        "This vLLM knows no parser of that name",
+        re.compile(
+            r"invalid (?P<kind>tool call|reasoning) parser: (?P<name>\S+)"
+            r"|requires tool_parser:'(?P<tool>[^']+)' which has not been registered"
+            r"|reasoning_parser_name='(?P<reasoning>[^']+)' has not been registered"
+        ),
+        "The parser {name}{tool}{reasoning} is misspelt, or of another version of vLLM.",
+        "Set {settings}, and run the play again: then the parser follows from the model.",
+        _parser_variables,
     ),
     _Rule(
         "no-chat-template",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import inspect
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors.numpy import load_file
 from testbed import gptq, model
@@ -46,21 +47,64 @@ def test_made_once(folder: Path) -> None:
     assert (folder / "tiny-llama" / "config.json").stat().st_mtime_ns == before
 
 
-def test_vocabulary_is_full_and_begins_with_the_special_tokens(folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tiny-llama" / "tokenizer.json"))
+MODELS = {
+    "tiny-llama": model.LLAMA_3,
+    "tiny-llama-gptq": model.LLAMA_3,
+    "tiny-llama-3.1-gptq": model.LLAMA_3_1,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vocabulary_is_full_and_ends_with_the_special_tokens(folder: Path, name: str) -> None:
+    special = MODELS[name]
+    tokenizer = Tokenizer.from_file(str(folder / name / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == model.VOCABULARY
-    assert [tokenizer.id_to_token(token) for token in range(len(model.SPECIAL))] == list(
-        model.SPECIAL
-    )
+    first = model.VOCABULARY - len(special)
+    assert [tokenizer.id_to_token(first + token) for token in range(256)] == list(special)
     text = "Grüße, 世界! <|eot_id|>"
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_the_special_tokens_are_those_of_the_originals() -> None:
+    """Numbers that public copies of both tokenizers give, less the 128000 words before them."""
+    seen = {
+        model.LLAMA_3: {5: "reserved_special_token_3", 8: "reserved_special_token_4"},
+        model.LLAMA_3_1: {
+            4: "finetune_right_pad_id",
+            5: "reserved_special_token_2",
+            8: "eom_id",
+            10: "python_tag",
+            16: "reserved_special_token_8",
+            252: "reserved_special_token_244",
+        },
+    }
+    both = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id"}
+    both |= {9: "eot_id", 2: "reserved_special_token_0", 3: "reserved_special_token_1"}
+    last = {
+        model.LLAMA_3: "reserved_special_token_250",
+        model.LLAMA_3_1: "reserved_special_token_247",
+    }
+    for special, numbers in seen.items():
+        assert len(special) == len(set(special)) == 256
+        for number, name in {**both, **numbers, 255: last[special]}.items():
+            assert special[number] == f"<|{name}|>"
+    assert model.TOOL_TAG not in model.LLAMA_3
+
+
+@pytest.mark.parametrize(
+    ("name", "parser"), [("tiny-llama-gptq", ""), ("tiny-llama-3.1-gptq", "llama3_json")]
+)
+def test_its_parser_is_that_of_the_original(folder: Path, name: str, parser: str) -> None:
+    found = inspect(folder / name)
+    assert not found.reasons
+    assert found.facts["tool_call_parser"] == parser
 
 
 def test_bias_avoids_what_nobody_wants_to_read() -> None:
     tokenizer = model.train_tokenizer(model.TEXT.read_text(encoding="utf-8"))
     bias = model.output_bias(tokenizer)
     avoided = {tokenizer.id_to_token(int(token)) for token in np.flatnonzero(bias < 0)}
-    assert set(model.SPECIAL) - {model.TURN_END} <= avoided
+    assert set(model.LLAMA_3) - {model.TURN_END} <= avoided
     assert "the" not in avoided
     assert bias[tokenizer.token_to_id(model.TURN_END)] == 0
 
@@ -73,12 +117,16 @@ def test_configuration_says_what_the_numbers_are(folder: Path) -> None:
     ends = json.loads((folder / "tiny-llama" / "generation_config.json").read_text())[
         "eos_token_id"
     ]
-    assert ends == [model.SPECIAL.index(model.END), model.SPECIAL.index(model.TURN_END)]
+    first = model.VOCABULARY - len(model.LLAMA_3)
+    assert ends == [first + model.LLAMA_3.index(token) for token in (model.END, model.TURN_END)]
 
 
-def render(**context: object) -> str:
+BOTH = (model.TEMPLATE, model.TEMPLATE_WITH_TOOLS)
+
+
+def render(path: Path, **context: object) -> str:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(model.TEMPLATE.read_text(encoding="utf-8"))
+    template = environment.from_string(path.read_text(encoding="utf-8"))
     return template.render(bos_token=model.BEGIN, add_generation_prompt=True, **context)
 
 
@@ -99,17 +147,20 @@ YOURS = "<|start_header_id|>assistant<|end_header_id|>\n\n"
             "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>" + ASKED,
             id="system prompt",
         ),
-        pytest.param(
-            [ASK, {"role": "tool", "content": "42"}],
-            ASKED + "<|start_header_id|>ipython<|end_header_id|>\n\n42<|eot_id|>",
-            id="answer of a tool",
-        ),
     ],
 )
-def test_chat_template(messages: list[dict[str, object]], expected: str) -> None:
-    assert render(messages=messages) == model.BEGIN + expected + YOURS
+@pytest.mark.parametrize("template", BOTH, ids=lambda path: path.stem)
+def test_chat_template(template: Path, messages: list[dict[str, object]], expected: str) -> None:
+    assert render(template, messages=messages) == model.BEGIN + expected + YOURS
 
 
-def test_chat_template_lists_tools() -> None:
+def test_the_answer_of_a_tool() -> None:
+    expected = ASKED + "<|start_header_id|>ipython<|end_header_id|>\n\n42<|eot_id|>"
+    asked = [ASK, {"role": "tool", "content": "42"}]
+    assert render(model.TEMPLATE_WITH_TOOLS, messages=asked) == model.BEGIN + expected + YOURS
+
+
+def test_only_the_newer_chat_template_lists_tools() -> None:
     tool = {"type": "function", "function": {"name": "clock"}}
-    assert '"name": "clock"' in render(messages=[ASK], tools=[tool])
+    assert '"name": "clock"' in render(model.TEMPLATE_WITH_TOOLS, messages=[ASK], tools=[tool])
+    assert "clock" not in render(model.TEMPLATE, messages=[ASK], tools=[tool])

@@ -16,11 +16,14 @@ import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._model import hub, snapshot
-from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import SMALL_FILES
+from ansible_collections.sparerig.llm.plugins.module_utils._model.inspection import (
+    SMALL_FILES,
+    size_text,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._model.store import Listing, Store
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import Fault, HubServer, running
-from model_files import SHARDS, Files, changed, model_files
+from model_files import SHARDS, Files, as_json, changed, model_files
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,7 +285,6 @@ FAILURES = {
         "hub-file-not-found",
         ("tokenizer.json of example/model", "HTTP 404", "out of step"),
         faults=[Fault("/tokenizer.json", times=99, status=404)],
-        weights_sent=True,
     ),
     "too many requests for ever": Failure(
         "hub-rate-limited",
@@ -330,8 +332,36 @@ FAILURES = {
         ("desc_act", "not downloaded", "vLLM 0.30"),
         files=changed(FILES, quantization_config=DESC_ACT),
     ),
-    "no chat template": Failure(
+    "a template of another tokenizer": Failure(
+        "chat-template-token-missing",
+        ("tokenizer_config.json writes <|im_end|>, <|im_start|>", "not downloaded"),
+        files={
+            **FILES,
+            "tokenizer_config.json": as_json({"chat_template": "<|im_start|>{{ m }}<|im_end|>"}),
+        },
+    ),
+    "an unknown parser": Failure(
+        "parser-unknown",
+        ("knows no --tool-call-parser 'llama3'", "Perhaps llama3_json", "not downloaded"),
+        {"tool_call_parser": "llama3"},
+    ),
+    "a parser of another family": Failure(
+        "parser-not-for-tokenizer",
+        ("llama3_json needs <|python_tag|>", "Set vllm_tool_call_parser: auto"),
+        {"tool_call_parser": "llama3_json"},
+    ),
+    "a reasoning parser of a later version": Failure(
+        "parser-unknown",
+        ("vLLM 0.32 knows no --reasoning-parser 'step5'",),
+        {"reasoning_parser": "step5", "vllm_image": "vllm/vllm-openai:v0.32.0"},
+    ),
+    "a damaged tokenizer": Failure(
         "model-refused",
+        ("tokenizer.json: it has no vocabulary", "not downloaded"),
+        files={**FILES, "tokenizer.json": b"{}"},
+    ),
+    "no chat template": Failure(
+        "chat-template-missing",
         ("base model", "Choose another release"),
         files={**FILES, "tokenizer_config.json": b"{}"},
     ),
@@ -450,7 +480,7 @@ def test_disk_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for check in (True, False):
         answer = site.run(check=check)
         assert answer["failure"] == "disk-full"
-        assert "64.49 KiB free" in answer["msg"]
+        assert f"{size_text(SIZE // 2)} free" in answer["msg"]
         assert "prune" in answer["msg"]
     assert not site.hub.weights_sent()
 

@@ -814,12 +814,13 @@ def test_every_failure_is_known_and_used() -> None:
     parts = (
         *("_vllm/health", "_host/http", "_vllm/completion"),
         *("_memory/comparison", "_open_webui/document_probe"),
+        *("_model/inspection", "_vllm/parsers"),
     )
     sources = [root / "module_utils" / f"{name}.py" for name in parts]
     code = "".join(path.read_text() for path in [*sources, Path(inference_health.__file__)])
     named = set(
         re.findall(
-            r'"((?:api|deadline|document|gpu|driver|engine|container|model|completion|plan|web|slow|chat)-[a-z-]+)"',
+            r'"((?:api|deadline|document|gpu|driver|engine|container|model|completion|parser|plan|web|slow|chat)-[a-z-]+)"',
             code,
         )
     )

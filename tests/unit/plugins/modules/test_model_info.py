@@ -52,6 +52,8 @@ def test_complete_model(run_module: RunModule, tmp_path: Path) -> None:
         "quantization",
         "tokenizer",
         "chat_template",
+        "template_tokens",
+        "parsers",
         "stop_tokens",
     ]
     assert set(status(answer).values()) == {"pass"}
@@ -64,6 +66,8 @@ def test_complete_model(run_module: RunModule, tmp_path: Path) -> None:
         "weights_bytes": sum(len(model_files()[name]) for name in SHARDS),
         "size_bytes": sum(map(len, model_files().values())),
         "has_chat_template": True,
+        "tool_call_parser": "",
+        "reasoning_parser": "",
         "stop_token_ids": [128001, 128009],
         "missing_stop_token_ids": [],
     }
@@ -194,7 +198,7 @@ FAILURES: dict[str, tuple[Files, str, tuple[str, ...]]] = {
     "tokenizer cut short": (
         with_file("tokenizer.json", model_files()["tokenizer.json"][:-10]),
         "tokenizer",
-        ("does not end as JSON does",),
+        ("tokenizer.json: it is not valid JSON", "Fetch"),
     ),
     "tokenizer is a pointer": (
         with_file("tokenizer.json", LFS_POINTER),
@@ -206,6 +210,31 @@ FAILURES: dict[str, tuple[Files, str, tuple[str, ...]]] = {
         {**without("tokenizer.json"), "vocab.json": b"{}"},
         "tokenizer",
         ("there is none",),
+    ),
+    "a tokenizer without a vocabulary": (
+        with_file("tokenizer.json", b'{"added_tokens": []}'),
+        "tokenizer",
+        ("tokenizer.json: it has no vocabulary",),
+    ),
+    "added tokens that are none": (
+        with_file("tokenizer_config.json", b'{"added_tokens_decoder": [1], "chat_template": "x"}'),
+        "tokenizer",
+        ("added_tokens_decoder is not an object",),
+    ),
+    "a chat template that is a number": (
+        with_file("tokenizer_config.json", b'{"chat_template": 1}'),
+        "tokenizer",
+        ("chat_template is neither",),
+    ),
+    "a chat template that is no text": (
+        with_file("chat_template.jinja", bytes((255, 254))),
+        "tokenizer",
+        ("chat_template.jinja: it cannot be read as text",),
+    ),
+    "a template of another family": (
+        with_file("chat_template.jinja", b"<start_of_turn>{{ m }}<end_of_turn>"),
+        "template_tokens",
+        ("(chat-template-token-missing)", "<start_of_turn>", "--chat-template"),
     ),
     "no chat template": (
         with_file("tokenizer_config.json", b"{}"),
@@ -301,6 +330,45 @@ def test_readable_for_the_container(
     assert status(answer)["readable"] == expected
     if expected == "fail":
         assert f"chmod -R a+rX {tmp_path}" in answer["msg"]
+
+
+def test_other_tokens_of_a_template_do_not_fail(run_module: RunModule, tmp_path: Path) -> None:
+    files = with_file("chat_template.jinja", b"{# <|im_end|> #}<|eot_id|>{{ m }}<|a_tool|>")
+    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    assert "failed" not in answer, answer.get("msg")
+    assert status(answer)["template_tokens"] == "unknown"
+    seen = next(c["seen"] for c in answer["checks"] if c["name"] == "template_tokens")
+    assert "<|a_tool|>" in seen
+    assert "<|im_end|>" not in seen
+
+
+def test_mistrals_own_tokenizer_writes_the_chats(run_module: RunModule, tmp_path: Path) -> None:
+    tekken = {"special_tokens": [{"rank": 9, "token_str": "[TOOL_CALLS]", "is_control": True}]}
+    files = without("tokenizer.json", "tokenizer_config.json")
+    write(tmp_path, {**files, "tekken.json": as_json(tekken)})
+    answer = run_module(model_info, path=str(tmp_path), tool_call_parser="mistral")
+    assert "failed" not in answer, answer.get("msg")
+    assert answer["has_chat_template"]
+    assert answer["tool_call_parser"] == "mistral"
+
+
+@pytest.mark.parametrize(
+    ("options", "failure", "word"),
+    [
+        ({"tool_call_parser": "lama3_json"}, "parser-unknown", "Perhaps llama3_json"),
+        ({"tool_call_parser": "mistral"}, "parser-not-for-tokenizer", "[TOOL_CALLS]"),
+        ({"reasoning_parser": "deepseek_r1"}, "parser-not-for-tokenizer", "<think> and </think>"),
+    ],
+)
+def test_parsers_that_cannot_be_used(
+    run_module: RunModule, tmp_path: Path, options: dict[str, str], failure: str, word: str
+) -> None:
+    answer = run_module(model_info, path=str(write(tmp_path, model_files())), **options)
+    assert answer["failed"]
+    (check,) = (check for check in answer["checks"] if check["status"] == "fail")
+    assert check["failure"] == failure
+    assert word in answer["msg"]
+    assert f"({failure})" in answer["msg"]
 
 
 def test_closed_directory(run_module: RunModule, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.target_gpu import GpuChoiceError
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model.config import ModelConfigError
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.parsers import ParserError
 from stand_ins import FakeHost
 
 if t.TYPE_CHECKING:
@@ -40,6 +41,9 @@ WISH: dict[str, t.Any] = {
     "cpu_kv_cache_gib": None,
     "kept": None,
     "replan": False,
+    "vllm_image": "docker.io/vllm/vllm-openai:v0.33.0",
+    "tool_call_parser": "auto",
+    "reasoning_parser": "auto",
 }
 PCI_IDS = (
     "\n10de  NVIDIA Corporation\n\t1b06  GP102 [GeForce GTX 1080 Ti]\n\t1eb8  TU104GL [Tesla T4]\n"
@@ -190,8 +194,77 @@ def test_on_a_processor(tmp_path: Path) -> None:
     assert found["fits"]
     assert found["terms"] == {"kv_cache": 1 << 30}
     assert found["kv_cache_tokens"] == 8192
-    assert found["vllm_vars"] == {}
+    assert found["vllm_vars"] == {"vllm_tool_call_parser": "", "vllm_reasoning_parser": ""}
     assert answer(FakeHost(), cpu_kv_cache_gib=1)["catalogue"]["id"] == "qwen3-1.7b"
+
+
+# --- tools and reasoning ----------------------------------------------------------------------
+
+CPU: dict[str, t.Any] = {"cpu_kv_cache_gib": 1}
+
+
+def with_tokenizer(folder: Path, template: str, *tokens: str, **config: t.Any) -> str:
+    """Write a model's directory; give its path."""
+    folder.mkdir()
+    config = {**catalogue.find("llama-3-8b").config, "model_type": "llama", **config}
+    added = [{"id": number, "content": token} for number, token in enumerate(tokens)]
+    files = {
+        "config.json": config,
+        "tokenizer.json": {"added_tokens": added, "model": {"vocab": {}}},
+        "tokenizer_config.json": {"chat_template": template},
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+LLAMA_3_1 = '<|start_header_id|> {"name": , "parameters": }'
+
+
+def test_the_parser_of_a_catalogues_model() -> None:
+    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    llama = answer(host, model="llama-3-8b-gptq")
+    assert llama["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert llama["report"][-1] == llama["tools"]
+    assert "Tools: none" in llama["tools"]
+    qwen = answer(host, model="qwen3-8b-awq")
+    assert qwen["vllm_vars"]["vllm_tool_call_parser"] == "hermes"
+    assert qwen["vllm_vars"]["vllm_reasoning_parser"] == "qwen3"
+
+
+def test_the_parser_of_a_directory_is_by_its_tokenizer(tmp_path: Path) -> None:
+    with_tag = with_tokenizer(tmp_path / "a", LLAMA_3_1, "<|start_header_id|>", "<|python_tag|>")
+    without = with_tokenizer(tmp_path / "b", LLAMA_3_1, "<|start_header_id|>")
+    assert answer(FakeHost(), model=with_tag, **CPU)["vllm_vars"]["vllm_tool_call_parser"] == (
+        "llama3_json"
+    )
+    found = answer(FakeHost(), model=without, **CPU)
+    assert found["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert "<|python_tag|>" in found["report"][-1]
+
+
+def test_a_named_parser_is_refused_before_the_download() -> None:
+    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    with pytest.raises(ParserError, match="Perhaps hermes or"):
+        answer(host, model="somebody/else", tool_call_parser="herms")
+    with pytest.raises(ParserError, match=r"needs <\|python_tag\|>"):
+        answer(host, model="llama-3-8b-gptq", tool_call_parser="llama3_json")
+    with pytest.raises(ParserError, match=r"vLLM 0\.32 knows no .*step5"):
+        answer(host, tool_call_parser="step5", vllm_image="vllm/vllm-openai-cpu:v0.32.0")
+    found = answer(host, model="qwen3-8b-awq", tool_call_parser="", reasoning_parser="")
+    assert found["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert found["vllm_vars"]["vllm_reasoning_parser"] == ""
+
+
+def test_a_tokenizer_of_mistrals_own_is_told_to_vllm(tmp_path: Path) -> None:
+    path = with_tokenizer(tmp_path / "a", "", model_type="mistral")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "a" / name).unlink()
+    tekken = {"special_tokens": [{"rank": 9, "token_str": "[TOOL_CALLS]"}]}
+    (tmp_path / "a" / "tekken.json").write_text(json.dumps(tekken))
+    found = answer(FakeHost(), model=path, **CPU)
+    assert found["vllm_vars"]["vllm_extra_args"] == ["--tokenizer-mode", "mistral"]
+    assert found["tool_call_parser"] == "mistral"
 
 
 # --- kept -------------------------------------------------------------------------------------
@@ -232,10 +305,12 @@ def test_a_desktop_does_not_change_a_plan_that_is_kept(kept: Kept) -> None:
         {"context": 4096},
         {"model": "llama-3-8b-gptq"},
         {"max_num_seqs": 8},
+        {"tool_call_parser": ""},
+        {"vllm_image": "vllm/vllm-openai:v0.32.0"},
         {"replan": True},
         {"host": with_driver(("RTX 3090", 24576, 0, "8.6"))},
     ],
-    ids=["context", "model", "seqs", "asked for", "another card"],
+    ids=["context", "model", "seqs", "parser", "version", "asked for", "another card"],
 )
 def test_another_wish_is_planned_anew(kept: Kept, wish: dict[str, t.Any]) -> None:
     assert not kept.again(**wish)["kept"]
@@ -257,4 +332,7 @@ def test_other_files_in_ones_own_directory_are_planned_anew(tmp_path: Path) -> N
     file.write_text(json.dumps(answer(host, **wish)))
     assert answer(host, **wish)["settled"]
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 16}))
+    assert not answer(host, **wish)["kept"]
+    file.write_text(json.dumps(answer(host, **wish)))
+    (model / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     assert not answer(host, **wish)["kept"]

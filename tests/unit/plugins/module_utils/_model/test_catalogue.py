@@ -26,8 +26,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.catalogue impo
     choose,
     find,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers
 
-EMPTY_ALLOWED = {"license_notice", "reasoning_parser"}
+EMPTY_ALLOWED = {"license_notice", "tool_parser", "reasoning_parser"}
 
 
 def card(name: str, used_mib: int = 0) -> Card:
@@ -49,6 +50,27 @@ def test_an_entry_is_complete(model: Model) -> None:
     assert model.context >= 8192
     assert not model.architecture.quantization.act_order
     assert 1 < weight_bytes(model.architecture) / GIB < 24
+
+
+@pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
+@pytest.mark.parametrize("table", parsers.TABLES.values(), ids=list(parsers.TABLES))
+def test_an_entrys_parsers_go_with_its_tokenizer(model: Model, table: parsers.Table) -> None:
+    for kind, name in (
+        (parsers.TOOL, model.tool_parser),
+        (parsers.REASONING, model.reasoning_parser),
+    ):
+        if name:
+            assert name in table.of(kind)
+            assert not parsers.why_not(kind, name, table, model.tokenizer)
+    assert set(model.stop_tokens) <= set(model.tokens)
+
+
+def test_llama_3_has_no_tool_parser_and_3_1_has() -> None:
+    old, new = find("llama-3-8b-gptq"), find("llama-3.1-8b-gptq")
+    assert (old.tool_parser, new.tool_parser) == ("", "llama3_json")
+    table = parsers.NEWEST
+    assert parsers.why_not(parsers.TOOL, "llama3_json", table, old.tokenizer)
+    assert not parsers.why_not(parsers.TOOL, "llama3_json", table, new.tokenizer)
 
 
 def test_a_missing_field_is_an_error() -> None:

@@ -37,6 +37,51 @@ FAILURES = [
     ),
     (
         (
+            "TypeError: --tool-call-parser llama3_json and --reasoning-parser qwen3 cannot be used"
+            " with the tokenizer of '/models/a': Llama3JsonToolParser could not locate the bot"
+            " token '<|python_tag|>' in the tokenizer."
+        ),
+        "parser-not-for-tokenizer",
+        "vllm_tool_call_parser: auto and vllm_reasoning_parser: auto",
+    ),
+    (  # by name alone, as vLLM said it before it checked at the start
+        "RuntimeError: Mistral parser could not locate the tool call token in the tokenizer!",
+        "parser-not-for-tokenizer",
+        "vllm_tool_call_parser: auto",
+    ),
+    (
+        (
+            "RuntimeError: DeepSeekR1ReasoningParser reasoning parser could not locate think"
+            " start/end tokens in the tokenizer!"
+        ),
+        "parser-not-for-tokenizer",
+        "Set vllm_reasoning_parser: auto,",
+    ),
+    (
+        (
+            "TypeError: --reasoning-parser hf requires `response_template` metadata in the"
+            " tokenizer configuration"
+        ),
+        "parser-not-for-tokenizer",
+        "Set vllm_reasoning_parser: auto,",
+    ),
+    (
+        "TypeError: --reasoning-parser hf and --tool-call-parser hermes cannot be combined",
+        "parser-not-for-tokenizer",
+        "vllm_tool_call_parser: auto and vllm_reasoning_parser: auto",
+    ),
+    (
+        "KeyError: 'invalid reasoning parser: r1 (chose from { deepseek_r1,qwen3 })'",
+        "parser-unknown",
+        "Set vllm_reasoning_parser: auto,",
+    ),
+    (
+        "TypeError: reasoning_parser_name='r1' has not been registered",
+        "parser-unknown",
+        "Set vllm_reasoning_parser: auto,",
+    ),
+    (
+        (
             "ValueError: Free memory on device cuda:0 (10.41/11.63 GiB) on startup is less than"
             " desired GPU memory utilization (0.92, 10.7 GiB). Decrease GPU memory utilization or"
             " reduce GPU memory used by other processes."
