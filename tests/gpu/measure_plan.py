@@ -7,8 +7,8 @@ For each case: a model directory is made (config.json and a tokenizer; weights a
 plan for a card of the case's size is worked out, vLLM is started with the plan's flags, empty
 compile caches and PyTorch's memory capped to that card's, full-length chats fill the KV cache,
 and what vLLM and the driver say is printed beside the plan, one JSON object per line. Each GPU
-runs one engine after the other, in the order of the cases: beside another engine, vLLM's figure
-of the CUDA graphs would be a neighbour's.
+runs one engine after the other, in the order of the cases: with --parallel, vLLM's figure of the
+CUDA graphs can be a neighbour's; all others are of the engine's own process.
 
     PYTHONPATH=collections python3 tests/gpu/measure_plan.py --out measured
 
@@ -47,11 +47,13 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison im
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.report import result
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     ALLOCATOR,
+    ALLOCATOR_SETTINGS,
     GIB,
     MIB,
     Card,
     Plan,
     Use,
+    allocator,
     plan,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
@@ -321,14 +323,13 @@ CASES = (*catalogue_cases(), *OTHERS)
 # First those that ran out of memory at their first start under the plan of vLLM 0.26.
 ORDER = ("gemma-3-4b", "qwen3-4b-1", "llama-3.2-3b", "qwen3-1.7b", "llama-3-8b-gptq", "qwen3-8b")
 
-# What a small card would do: its kernels, its attention, no measuring by trial runs.
+# What a small card would do: its kernels, no measuring by trial runs.
 SMALL_CARD_ENV = {
     "VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "VLLM_USE_DEEP_GEMM": "0",
 }
 SMALL_CARD_FLAGS = [
-    *("--attention-config", '{"flash_attn_version": 2}'),
     "--no-enable-flashinfer-autotune",  # a minute for kernels that a small card does not have
 ]
 
@@ -390,10 +391,10 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How an engine is started: flags, the bytes that PyTorch may have, the GPU, environment."""
+    """How an engine is started."""
 
     flags: t.Sequence[str]
-    cap: int
+    pytorch: int  # bytes that its allocator may have: more are refused, as on a small card
     gpu: int = 0
     env: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -429,10 +430,8 @@ class Engine:
                 "VLLM_CACHE_ROOT": str(caches / "vllm"),
                 "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
                 "TRITON_CACHE_DIR": str(caches / "triton"),
-                "CUDA_CACHE_PATH": str(caches / "cuda"),
                 "CUDA_VISIBLE_DEVICES": str(start.gpu),
-                "SPARERIG_TORCH_CAP": str(start.cap),
-                **dict([ALLOCATOR]),
+                **allocator(start.pytorch / (setup.gpus_mib[start.gpu] * MIB)),
                 **start.env,
             },
         )
@@ -557,8 +556,7 @@ def measure(case: Case, setup: Setup, gpu: int) -> dict[str, t.Any]:
         return {**answer, "error": "the plan says that it does not fit"}
     folder = setup.work / case.title
     make_model(case.full_config, folder)
-    cap = made.free - made.driver_context - made.non_torch
-    engine = Engine(setup, folder, Start(flags_here(made, setup.gpus_mib[gpu]), cap, gpu))
+    engine = Engine(setup, folder, Start(flags_here(made, setup.gpus_mib[gpu]), made.pytorch, gpu))
     answer["command"] = shlex.join(engine.command)
     try:
         answer["ready_s"] = round(engine.wait(), 1)
@@ -649,7 +647,10 @@ def _errors(made: Plan, answer: dict[str, t.Any]) -> dict[str, t.Any]:
 # --- failures on purpose ----------------------------------------------------------------------
 
 _SMALL = Case("qwen3-1.7b", base("qwen3-1.7b"), None, 8)
-_QUICK = ["--max-model-len", "8192", "--max-num-seqs", "16", "--enforce-eager"]
+_QUICK = [
+    *("--max-model-len", "8192", "--max-num-seqs", "16", "--enforce-eager"),
+    *("--gpu-memory-utilization", "0.12"),
+]
 _PLENTY = 40 * GIB
 _TOOLS = ["--enable-auto-tool-choice", "--tool-call-parser", "llama3_json"]
 
@@ -663,34 +664,39 @@ class Failure:
     remedy: Start | None = None
     case: Case = _SMALL
     changes: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # of config.json
+    ask: t.Sequence[dict[str, t.Any]] = ()  # chats to send once the remedy has started it
 
 
-def _planned_start(made: Plan, lost: int = 0, env: t.Mapping[str, str] | None = None) -> Start:
-    """Start a case as planned, on a card of which so many bytes are held by somebody else."""
-    cap = made.free - made.driver_context - made.non_torch - lost
-    return Start(flags_here(made, _gpus_mib()[0]), cap, env=env or {})
+def _planned_start(made: Plan, held: int = 0) -> Start:
+    """Start as planned, on a card of which somebody else holds so many bytes more."""
+    return Start(flags_here(made, _gpus_mib()[0]), made.pytorch - held)
+
+
+def _split(start: Start) -> Start:
+    """Let PyTorch split what the compiler leaves, as it does by default."""
+    share = start.pytorch / (_gpus_mib()[0] * MIB)
+    settings = ALLOCATOR_SETTINGS.format(share=share).replace("max_split_size_mb:128,", "")
+    return dataclasses.replace(start, env={ALLOCATOR: settings})
 
 
 def failures() -> t.Iterator[Failure]:
     """List the failures; each start's memory is that of the case's card."""
-    without = {ALLOCATOR[0]: "expandable_segments:False"}
     yield Failure(
-        "tool-parser-unsuitable", Start([*_QUICK, *_TOOLS], _PLENTY), Start(_QUICK, _PLENTY)
+        "tool-parser-unsuitable",
+        Start([*_QUICK, *_TOOLS], _PLENTY),
+        Start(_QUICK, _PLENTY),
+        ask=CHATS,
     )
     gemma = sized(of_catalogue(catalogue.find("gemma-3-4b")), ARTICLE_GIB)
-    yield Failure(
-        "kv-cache-exceeds-memory",
-        _planned_start(gemma.plan, env=without),
-        _planned_start(gemma.plan),
-        gemma,
-    )
+    start = _planned_start(gemma.plan)
+    yield Failure("kv-cache-exceeds-memory", _split(start), start, gemma)
     llama = sized(of_catalogue(catalogue.find("llama-3-8b-gptq")), ARTICLE_GIB)
     held = 700 * MIB
     reserved = dataclasses.replace(llama, use=Use(reserve_mib=768))
     yield Failure(
         "kv-cache-exceeds-memory",
         _planned_start(llama.plan, held),
-        _planned_start(reserved.plan, held),
+        _planned_start(reserved.plan),
         llama,
     )
     awq = sized(of_catalogue(catalogue.find("qwen3-8b-awq")), 8)
@@ -734,19 +740,28 @@ def provoke(failure: Failure, setup: Setup, gpu: int) -> dict[str, t.Any]:
         "log": log[-30_000:],
     }
     if failure.remedy:
-        answer["remedy"], _log = try_start(
-            setup, folder, dataclasses.replace(failure.remedy, gpu=gpu)
-        )
+        remedy = dataclasses.replace(failure.remedy, gpu=gpu)
+        answer["remedy"], log = try_start(setup, folder, remedy, failure.ask, answer)
+        if answer["remedy"] != _STARTED:
+            answer["remedy_log"] = log[-30_000:]
     sys.stdout.write(f"{failure.id}: {answer['found']}, {ending}, {answer.get('remedy')}\n")
     sys.stdout.flush()
     return answer
 
 
-def try_start(setup: Setup, folder: Path, start: Start) -> tuple[str, str]:
-    """Start an engine and end it: how that went, and its log."""
+def try_start(
+    setup: Setup,
+    folder: Path,
+    start: Start,
+    bodies: t.Iterable[dict[str, t.Any]] = (),
+    answer: dict[str, t.Any] | None = None,
+) -> tuple[str, str]:
+    """Start an engine, send it chats, and end it: how that went, and its log."""
     engine = Engine(setup, folder, start)
     try:
         engine.wait()
+        if answer is not None:
+            answer["chats"] = [chat(engine, body) for body in bodies]
         ending = _STARTED
     except FailedError as error:
         ending = str(error)
@@ -755,13 +770,30 @@ def try_start(setup: Setup, folder: Path, start: Start) -> tuple[str, str]:
     return ending, engine.log
 
 
+def chat(engine: Engine, body: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Send one chat as the page does; give the status and the beginning of the answer."""
+    try:
+        said = engine.post("/v1/chat/completions", {"model": "m", "max_tokens": 8, **body})
+    except urllib.error.HTTPError as error:
+        return {"asked": sorted(body), "status": error.code, "said": error.read().decode()[:500]}
+    return {"asked": sorted(body), "status": 200, "said": json.dumps(said)[:500]}
+
+
+_MESSAGES = {"messages": [{"role": "user", "content": "t5 t6 t7"}]}
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CHATS = (
+    _MESSAGES,
+    {**_MESSAGES, "tools": [_TOOL]},
+    {**_MESSAGES, "tools": [_TOOL], "tool_choice": "auto"},
+)
+
 _STARTED = "it started"
 
 
 # --- many users -------------------------------------------------------------------------------
 
 # Prompt and answer in tokens, chats at once, requests: the article's first row, and crowds.
-LOADS = ((512, 256, 1, 4), (512, 256, 16, 64), (512, 256, 32, 128), (512, 256, 64, 256))
+LOADS = ((512, 256, 1, 4), (512, 256, 16, 64), (512, 256, 32, 128))
 
 
 def serve(name: str, setup: Setup, gpu: int) -> dict[str, t.Any]:
@@ -776,13 +808,12 @@ def serve(name: str, setup: Setup, gpu: int) -> dict[str, t.Any]:
         flags = ["--max-model-len", "8192", "--gpu-memory-utilization", f"{share:.4f}"]
     folder = setup.work / f"serve-{name}"
     make_model(case.full_config, folder)
-    cap = _PLENTY if name == "vllm-default" else made.free - made.driver_context - made.non_torch
-    engine = Engine(setup, folder, Start(flags, cap, gpu))
+    start = Start(flags, _PLENTY if name == "vllm-default" else made.pytorch, gpu)
+    engine = Engine(setup, folder, start)
     answer: dict[str, t.Any] = {"engine": name, "flags": flags, "kv_tokens": made.kv_cache_tokens}
     try:
         engine.wait()
-        for round_number in range(2):
-            answer[f"round{round_number}"] = [bench(engine, setup, folder, load) for load in LOADS]
+        answer["loads"] = [bench(engine, setup, folder, load) for load in LOADS]
     except (FailedError, OSError, ValueError, subprocess.SubprocessError) as error:
         answer["error"] = f"{error}; {engine.log[-3000:]}"
     finally:
@@ -824,11 +855,12 @@ Job: t.TypeAlias = t.Callable[[Setup, int], dict[str, t.Any]]
 
 
 class Bench:
-    """Runs jobs in their order, one engine at a time on each GPU, none after the deadline."""
+    """Runs jobs in their order, so many engines at a time on each GPU, none after the deadline."""
 
-    def __init__(self, setup: Setup, results: Path, deadline: float) -> None:
+    def __init__(self, setup: Setup, results: Path, parallel: int, deadline: float) -> None:
         self._setup = setup
         self._results = results
+        self._parallel = parallel
         self._until = time.monotonic() + deadline
         self._writing = threading.Lock()
 
@@ -844,9 +876,9 @@ class Bench:
                 while True:
                     answers.append(self._one(waiting.get_nowait(), gpu))
 
-        gpus = range(len(self._setup.gpus_mib))
-        with concurrent.futures.ThreadPoolExecutor(len(gpus)) as pool:
-            list(pool.map(lane, gpus))
+        lanes = [*range(len(self._setup.gpus_mib))] * self._parallel
+        with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(lane, lanes))
         return answers
 
     def _one(self, job: Job, gpu: int) -> dict[str, t.Any]:
@@ -858,13 +890,14 @@ class Bench:
 
 
 def _gpus_mib() -> list[int]:
+    """What programs see of each GPU: less than its whole memory, of which the driver keeps some."""
     said = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        ["nvidia-smi", "--query-gpu=memory.free,memory.used", "--format=csv,noheader,nounits"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    return [int(line) for line in said.split()]
+    return [sum(map(int, line.split(","))) for line in said.splitlines()]
 
 
 _HEADINGS = (
@@ -907,6 +940,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--only", default="", help="regular expression on the cases' titles")
+    parser.add_argument("--parallel", type=int, default=1, help="engines at once on each GPU")
     parser.add_argument("--deadline", type=float, default=3600, help="start none after (s)")
     parser.add_argument("--native", action="store_true", help="this GPU's own kernels")
     parser.add_argument("--serving", action="store_true", help="measure many users instead")
@@ -918,7 +952,7 @@ def main() -> int:
         (case for case in CASES if re.search(options.only, case.title)),
         key=lambda case: not case.title.startswith(ORDER),
     )
-    if options.list or not cases:
+    if options.list or not (cases or options.failures or options.serving):
         sys.stdout.writelines(f"{case.title}\n" for case in cases or CASES)
         return 0 if cases else 2
     options.out.mkdir(parents=True, exist_ok=True)
@@ -926,10 +960,17 @@ def main() -> int:
         setup = Setup(options.vllm, Path(work), native=options.native)
 
         def run(jobs: t.Iterable[Job], name: str) -> list[dict[str, t.Any]]:
-            return Bench(setup, options.out / name, options.deadline).run(jobs)
+            return Bench(setup, options.out / name, options.parallel, options.deadline).run(jobs)
 
         if options.failures:
-            found = run([partial(provoke, failure) for failure in failures()], "failures.jsonl")
+            found = run(
+                [
+                    partial(provoke, failure)
+                    for failure in failures()
+                    if re.search(options.only, failure.id)
+                ],
+                "failures.jsonl",
+            )
             return 0 if all(map(_named_and_cured, found)) else 1
         if options.serving:
             served = run([partial(serve, name) for name in ENGINES], "serving.jsonl")

@@ -3,16 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes of a card's memory under vLLM, and the flags that make it so.
 
-The sums follow vLLM 0.33 as released, under PyTorch's expandable segments (ALLOCATOR);
+The sums follow vLLM 0.33 as released, with PyTorch's allocator set as ALLOCATOR says;
 docs/what-fits.md shows them beside measurements on a real GPU, from empty compile caches. What
 the sums cannot know exactly (activations, CUDA graphs, the driver's own memory) is rounded up: a
 plan that says "fits" must not run out of memory.
 
-Why expandable segments: since vLLM 0.27 the KV cache is one allocation. With PyTorch's default
-allocator it cannot use the room that the compiler's scratch left in pieces, and a small tensor in
-that scratch keeps all of it from being given back: 16-bit models with tied embeddings ran out of
-memory at their first start, by up to 0.67 GiB (measured, vLLM 0.33.0). With expandable segments
-the free pages go to the KV cache.
+Why the allocator is set: since vLLM 0.27 the KV cache is one allocation. By default a small tensor
+may be put into the compiler's scratch, which then cannot be given back for the KV cache: 16-bit
+models with tied embeddings ran out of memory at their first start, by up to 0.67 GiB (measured,
+vLLM 0.33.0). Blocks above max_split_size_mb are never split, and are given back. (Expandable
+segments help those models too, but lose 0.67 GiB to fragments where GPTQ weights are repacked:
+Llama-3-8B ran out of memory with them.) And PyTorch keeps what it once had, up to the whole card;
+per_process_memory_fraction holds it to the plan, so that the slack stays free for others.
 
 Why --kv-cache-memory-bytes and not --gpu-memory-utilization alone: with the latter, vLLM gives
 the KV cache whatever its trial run left, and two starts of the same model on the same card
@@ -41,10 +43,9 @@ GIB: t.Final = 1 << 30
 
 # --- constants, each with where it is from ------------------------------------------------------
 
-# The environment of the engine that the sums hold for; the role vllm sets it (a test holds it).
-ALLOCATOR: t.Final = ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-# PyTorch's allocator gives tensors a multiple of this (c10/cuda/CUDACachingAllocator.cpp).
-ALLOCATION_BYTES: t.Final = 512
+# The variable that sets PyTorch's allocator, and its value (see above); the plan gives the share.
+ALLOCATOR: t.Final = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOCATOR_SETTINGS: t.Final = "max_split_size_mb:128,per_process_memory_fraction:{share:.4f}"
 # vLLM config/cache.py DEFAULT_BLOCK_SIZE; given as a flag all the same.
 BLOCK_TOKENS: t.Final = 16
 # vLLM vocab_parallel_embedding.py: rows of embedding and head are rounded up to this.
@@ -54,22 +55,32 @@ VOCAB_ROWS: t.Final = 64
 BATCHES_IN_FLIGHT: t.Final = 2
 # vLLM config/vllm.py: CUDA graphs are made for batches of up to twice max_num_seqs, at most 512.
 GRAPH_BATCH_LIMIT: t.Final = 512
-# Measured, vLLM 0.26.0: 1.01 GiB for 51 batch sizes, each twice (piecewise and full), 32 layers:
-# 331 KiB for a layer and a size; rounded up. The base is what the memory pools round up to.
-GRAPH_BYTES_PER_LAYER_AND_SIZE: t.Final = 352 * 1024
-GRAPH_BYTES_BASE: t.Final = 64 * MIB
-# Logits in 16 bit and as float32 (2 + 4), their sorted copy with 8-byte indices and the
-# probabilities of top-p sampling (4 + 8 + 4): vLLM v1/sample.
-LOGITS_BYTES: t.Final = 22
+# Measured, vLLM 0.33.0: 0.06, 0.08 to 0.13, and 0.14 to 0.17 GiB for 12, 18 and 30 graphs of 28 to
+# 36 layers, at most 217 KiB for a layer and a graph; 58 KiB of it are the driver's, not PyTorch's.
+GRAPH_BYTES_PER_LAYER_AND_SIZE: t.Final = 160 * 1024
+GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE: t.Final = 64 * 1024
+GRAPH_BYTES_BASE: t.Final = 16 * MIB
+# Logits in 16 bit and as float32, their copy sorted with 8-byte indices and the sort's own
+# buffers, the probabilities of top-p sampling (vLLM v1/sample). Measured, vLLM 0.33.0, without
+# FlashInfer's sampler: the peak of 32 answers and a full batch is covered with this.
+LOGITS_BYTES: t.Final = 40
+# What vLLM keeps for every answer under way: counts of tokens (4 bytes) and a mask of the
+# vocabulary (v1/worker/gpu/sample). Measured, vLLM 0.33.0: 0.53 MiB for 128,256 tokens.
+STATE_BYTES: t.Final = 4.25
+# Its buffers for inputs and block tables. Measured, vLLM 0.33.0: 31 MiB.
+RUNNER_BYTES: t.Final = 32 * MIB
 # Measured, vLLM 0.26.0: 0.22 GiB that PyTorch does not manage (kernels, library workspaces).
 NON_TORCH_BYTES: t.Final = 230 * MIB
 # The CUDA context of a process. Measured on an H100, with the libraries: 0.57 GiB where the engine
 # had the GPU alone, 0.77 GiB beside other programs. It grows with the GPU: small cards take less.
 DRIVER_CONTEXT_BYTES: t.Final = 560 * MIB
-# PyTorch's caching allocator keeps memory in blocks of up to 20 MiB and cannot use all of it;
-# vLLM itself leaves 150 MiB for this where it suggests a KV cache size (gpu_worker.py). The rest
-# is for what others on the card, a desktop above all, add from minute to minute.
-SLACK_BYTES: t.Final = 256 * MIB
+# The margin of every card: what PyTorch's allocator may not take, for others on the card, a
+# desktop above all, that add from minute to minute.
+FREE_BYTES: t.Final = 100 * MIB
+# What PyTorch's allocator loses to fragments between blocks in use. Measured, vLLM 0.33.0: it held
+# up to 0.32 GiB more than was in use at the peak; where it could not, in 10 of 13 starts made as
+# small as the sum without this, memory ran out under 32 requests.
+FRAGMENT_BYTES: t.Final = 284 * MIB
 # What the driver keeps of a card and no program sees. PyTorch reports 11.63 of 12, 15.48 of 16,
 # 23.57 of 24 and 31.37 of 32 GiB in public reports of GeForce cards; this covers all of them.
 RESERVED_MIB: t.Final = 256
@@ -223,6 +234,7 @@ class Plan:
     slack: int
     kv_cache: int
     kv_cache_wanted: int
+    graphs_of_driver: int
     kv_block_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_chat: int
@@ -249,9 +261,25 @@ class Plan:
         }
 
     @property
+    def pytorch(self) -> int:
+        """What PyTorch's allocator may take."""
+        graphs = self.cuda_graphs - self.graphs_of_driver
+        return self.weights + self.activations + graphs + self.kv_cache + FRAGMENT_BYTES
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of the engine's environment that make the sum true."""
+        return allocator(self.pytorch / self.card.visible_bytes)
+
+    @property
     def missing(self) -> int:
         """By how much it does not fit."""
         return max(0, sum(self.terms.values()) - self.free)
+
+
+def allocator(share: float) -> dict[str, str]:
+    """Set PyTorch's allocator, and the share of the card's memory that it may take."""
+    return {ALLOCATOR: ALLOCATOR_SETTINGS.format(share=min(1.0, share))}
 
 
 def plan(
@@ -375,7 +403,7 @@ def _sum(
     layout = KvLayout.of(architecture, use)
     fixed = weights + activations + graphs + NON_TORCH_BYTES
     scratch = compile_bytes(architecture, use)
-    slack = SLACK_BYTES + use.reserve_mib * MIB
+    slack = FRAGMENT_BYTES + FREE_BYTES + use.reserve_mib * MIB
     room = card.free_bytes - DRIVER_CONTEXT_BYTES - fixed - slack
     blocks = max(0, room // layout.block_bytes)
     # While vLLM compiles, there is no KV cache yet: its place has to do for the scratch.
@@ -400,6 +428,7 @@ def _sum(
         slack=slack,
         kv_cache=kv_cache,
         kv_cache_wanted=wanted_blocks * layout.block_bytes,
+        graphs_of_driver=_recorded(architecture, use) * GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE,
         kv_block_bytes=layout.block_bytes,
         kv_bytes_per_token=layout.bytes_per_token,
         kv_bytes_per_chat=layout.blocks_per_chat(use.context) * layout.block_bytes,
@@ -462,8 +491,24 @@ def matrix_bytes(linear: Linear, quantization: Quantization) -> int:
 
 
 def allocated_bytes(size: int) -> int:
-    """Size a tensor as PyTorch's allocator counts it under expandable segments."""
-    return math.ceil(size / ALLOCATION_BYTES) * ALLOCATION_BYTES
+    """Size a tensor as PyTorch's allocator counts it while vLLM loads a model.
+
+    From 10 MiB on, a tensor gets an even number of MiB. Of what is left, more than 1 MiB is split
+    off for others, but nothing from 20 MiB on: vLLM says so while it loads (max_split_size_mb in
+    v1/worker/gpu_worker.py). Smaller tensors share 20 MiB, whose last MiB may stay unused
+    (c10/cuda/CUDACachingAllocator.cpp). With matrices of odd sizes, as Qwen2.5 and Qwen3-32B
+    have, that is up to 2 % of the weights (measured).
+    """
+    if size <= MIB:
+        return size
+    if size < _OWN_SEGMENT:
+        return size + size * MIB // _SHARED_SEGMENT
+    segment = math.ceil(size / (2 * MIB)) * 2 * MIB
+    return size if size < _SHARED_SEGMENT and segment - size > MIB else segment
+
+
+_OWN_SEGMENT: t.Final = 10 * MIB
+_SHARED_SEGMENT: t.Final = 20 * MIB
 
 
 def _embedding_bytes(architecture: Architecture) -> int:
@@ -507,7 +552,8 @@ def activation_bytes(architecture: Architecture, use: Use) -> int:
     mlp = 3 * architecture.intermediate // cards
     attention = (2 * queries + 2 * keys) // cards + architecture.hidden
     step = 2 * use.max_num_batched_tokens * (2 * architecture.hidden + max(mlp, attention))
-    return step + LOGITS_BYTES * use.sequences * architecture.vocab
+    answers = use.sequences * architecture.vocab
+    return step + int((LOGITS_BYTES + STATE_BYTES) * answers) + RUNNER_BYTES
 
 
 def compile_bytes(architecture: Architecture, use: Use) -> int:
@@ -521,13 +567,20 @@ def compile_bytes(architecture: Architecture, use: Use) -> int:
 
 
 def graph_bytes(architecture: Architecture, use: Use) -> int:
-    """Size the recorded CUDA graphs."""
+    """Size the recorded CUDA graphs, the driver's part included."""
+    if use.enforce_eager:
+        return 0
+    each = GRAPH_BYTES_PER_LAYER_AND_SIZE + GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE
+    return GRAPH_BYTES_BASE + _recorded(architecture, use) * each
+
+
+def _recorded(architecture: Architecture, use: Use) -> int:
+    """Count graphs times layers: batches of decoding alone are recorded once more as a whole."""
     if use.enforce_eager:
         return 0
     sizes = graph_batch_sizes(use)
     decode_only = [size for size in sizes if size <= use.sequences]
-    recorded = architecture.layers * (len(sizes) + len(decode_only))
-    return GRAPH_BYTES_BASE + recorded * GRAPH_BYTES_PER_LAYER_AND_SIZE
+    return architecture.layers * (len(sizes) + len(decode_only))
 
 
 def graph_batch_sizes(use: Use) -> list[int]:
