@@ -4,15 +4,15 @@
 """Hold the memory plan against real vLLM on a real GPU.
 
 For each case: a model directory is made (config.json and a tokenizer; weights are random), the
-plan for a card of the case's size is worked out, vLLM is started with the plan's flags and
-PyTorch's memory capped to that card's, full-length chats fill the KV cache, and what vLLM and the
-driver say is printed beside the plan, one JSON object per line. Several cases share a large GPU:
-with the KV cache's size given, vLLM measures nothing that a neighbour could disturb, except the
-CUDA graphs, of which --parallel 1 gives the truth.
+plan for a card of the case's size is worked out, vLLM is started with the plan's flags, empty
+compile caches and PyTorch's memory capped to that card's, full-length chats fill the KV cache,
+and what vLLM and the driver say is printed beside the plan, one JSON object per line. Each GPU
+runs one engine after the other, in the order of the cases: with --parallel, vLLM's figure of the
+CUDA graphs can be a neighbour's; all others are of the engine's own process.
 
     PYTHONPATH=collections python3 tests/gpu/measure_plan.py --out measured
 
-Needs vLLM, an NVIDIA GPU with at least 24 GiB and nothing else.
+Needs vLLM of the version that the plan is for, an NVIDIA GPU with at least 40 GiB and nothing else.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import json
 import os
+import queue
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,27 +39,32 @@ import time
 import typing as t
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import Actual, compare
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.report import result
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
+    ALLOCATOR,
+    ALLOCATOR_SETTINGS,
     GIB,
     MIB,
     Card,
     Plan,
     Use,
+    allocator,
     plan,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
-from ansible_collections.sparerig.llm.plugins.module_utils._model.config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._model.config import guessed, parse
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import explain, observed
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.metrics import cache_config
 
 HERE = Path(__file__).parent
 START_LIMIT_S = 420
 ANSWER_TOKENS = 32
+SHORT_CHATS = 32
 TOKENS = 30_000  # ids that the tokenizer of every case knows
 
 # --- cases ------------------------------------------------------------------------------------
@@ -118,6 +126,23 @@ def base(catalogue_id: str) -> dict[str, t.Any]:
 
 
 LLAMA = base("llama-3-8b")
+LLAMA_3_2_3B = {
+    **LLAMA,
+    "num_hidden_layers": 28,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_attention_heads": 24,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
 GEMMA_2_9B = {
     "architectures": ["Gemma2ForCausalLM"],
     "num_hidden_layers": 42,
@@ -151,6 +176,7 @@ MODEL_TYPES = {
     "Qwen3ForCausalLM": "qwen3",
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3_text",
+    "GptOssForCausalLM": "gpt_oss",
 }
 
 
@@ -163,6 +189,7 @@ class Case:
     quantization: dict[str, t.Any] | None
     gib: int
     use: Use = dataclasses.field(default_factory=Use)
+    file_bytes: int | None = None  # of the weights, where the plan can only estimate
 
     @property
     def full_config(self) -> dict[str, t.Any]:
@@ -174,50 +201,135 @@ class Case:
         return config
 
     @property
+    def card(self) -> Card:
+        """A card of its size, of the RTX 30 series."""
+        return Card(f"{self.gib} GiB", self.gib * 1024, (8, 6))
+
+    @property
+    def plan(self) -> Plan:
+        """Plan it as the product does."""
+        guess = self.file_bytes is not None
+        architecture = (
+            guessed(self.full_config, self.file_bytes or 0) if guess else parse(self.full_config)
+        )
+        return plan(architecture, self.card, self.use, model=self.name, estimate=guess)
+
+    @property
     def title(self) -> str:
         """What tells it apart."""
         return f"{self.name}-{self.gib}GiB"
 
 
-SHORT = Use(context=4096)
-# The first runs alone. Then in an order that fills 80 GiB well.
-CASES = (
-    Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 12),
-    Case("llama-3-8b-fp16", LLAMA, None, 24),
-    Case("llama-3-8b-gptq-int8", LLAMA, {**GPTQ, "bits": 8}, 12),
-    Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 16),
-    Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 8, SHORT),
-    Case("gemma-2-9b-bf16", GEMMA_2_9B, None, 24),
-    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 12),
-    Case("qwen2.5-7b-gptq-int4", base("qwen2.5-7b-awq"), GPTQ, 12),
-    Case("qwen3-8b-fp8", base("qwen3-8b"), FP8, 16),
-    Case("qwen3-14b-awq-int4", base("qwen3-14b-awq"), AWQ, 16),
-    Case("mistral-7b-ct-int4", base("mistral-7b-awq"), compressed(4), 12),
-    Case("gemma-3-4b-bf16", GEMMA_3_4B, None, 12),
-    Case("qwen3-1.7b-bf16", base("qwen3-1.7b"), None, 8),
-    Case(
-        "llama-3-8b-gptq-int4-16k",
-        LLAMA,
-        GPTQ,
-        12,
-        Use(context=16384, stretch_context=True),
-    ),
-    Case("qwen2.5-7b-bf16", base("qwen2.5-7b-awq"), None, 24),
-    Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
-    Case("qwen3-8b-awq-int4", base("qwen3-8b"), AWQ, 8, Use(context=2048, enforce_eager=True)),
-    Case("llama-3-8b-gptq-int4", LLAMA, GPTQ, 24),
-    Case("qwen3-32b-awq-int4", base("qwen3-32b-awq"), AWQ, 24),
-    Case("qwen2.5-7b-awq-int4", base("qwen2.5-7b-awq"), AWQ, 8),
-)
+GPT_OSS_20B = {
+    "architectures": ["GptOssForCausalLM"],
+    "num_hidden_layers": 24,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "hidden_act": "silu",
+    "attention_bias": True,
+    "rms_norm_eps": 1e-05,
+    "swiglu_limit": 7.0,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+    },
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+GPT_OSS_20B_BYTES = 13_761_264_768  # its safetensors files, by their index
+MXFP4 = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        *("model.layers.*.self_attn", "model.layers.*.mlp.router"),
+        *("model.embed_tokens", "lm_head"),
+    ],
+}
 
-# What a small card would do: its kernels, its attention, no measuring by trial runs.
+_FORMATS: dict[str, dict[str, t.Any] | None] = {
+    "none": None,
+    "gptq": GPTQ,
+    "awq": AWQ,
+    "fp8": FP8,
+}
+
+# The sizes of cards that people have.
+CARDS_GIB = (6, 8, 10, 11, 12, 16, 20, 24, 32)
+ARTICLE_GIB = 12
+
+
+def of_catalogue(model: catalogue.Model) -> Case:
+    """Make a model of the catalogue one that vLLM loads with random weights."""
+    how = model.architecture.quantization.method
+    config = GEMMA_3_4B if model.id == "gemma-3-4b" else copy.deepcopy(base(model.id))
+    rope = config.get("rope_scaling")
+    if rope and rope["rope_type"] == "llama3":
+        config["rope_scaling"] = {**LLAMA_3_2_3B["rope_scaling"], "factor": rope["factor"]}
+    return Case(model.id, config, _FORMATS[how], 0)
+
+
+def sized(case: Case, gib: int) -> Case:
+    """Put a case on a card of another size."""
+    return dataclasses.replace(case, gib=gib)
+
+
+def fits(case: Case) -> bool:
+    """Whether the plan says so."""
+    return case.plan.fits
+
+
+def smallest(case: Case) -> Case:
+    """Take the smallest card that the plan allows."""
+    return next(small for gib in CARDS_GIB if fits(small := sized(case, gib)))
+
+
+def catalogue_cases() -> t.Iterator[Case]:
+    """Every model of the catalogue, on the smallest card that the plan allows, and on 12 GiB."""
+    for model in catalogue.MODELS:
+        case = of_catalogue(model)
+        least = smallest(case)
+        yield least
+        article = sized(case, ARTICLE_GIB)
+        if least.gib < ARTICLE_GIB:
+            yield article
+
+
+# Beside the catalogue: the article's other rows, and the models that once ran out of memory.
+OTHERS = (
+    Case("llama-3.2-3b", LLAMA_3_2_3B, None, 12),
+    Case("llama-3-8b-gptq-int8", LLAMA, {**GPTQ, "bits": 8}, 12),
+    Case("llama-3-8b-gptq-16k", LLAMA, GPTQ, 12, Use(context=16384, stretch_context=True)),
+    Case("qwen3-8b-awq-eager", base("qwen3-8b"), AWQ, 8, Use(context=2048, enforce_eager=True)),
+    Case("mistral-7b-ct-int4", base("mistral-7b-awq"), compressed(4), 12),
+    Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
+    Case("gemma-2-9b", GEMMA_2_9B, None, 24),
+    Case("qwen2.5-7b", base("qwen2.5-7b-awq"), None, 24),
+    Case("gpt-oss-20b", GPT_OSS_20B, MXFP4, 24, file_bytes=GPT_OSS_20B_BYTES),
+)
+CASES = (*catalogue_cases(), *OTHERS)
+# First those that ran out of memory at their first start under the plan of vLLM 0.26.
+ORDER = ("gemma-3-4b", "qwen3-4b-1", "llama-3.2-3b", "qwen3-1.7b", "llama-3-8b-gptq", "qwen3-8b")
+
+# What a small card would do: its kernels, no measuring by trial runs.
 SMALL_CARD_ENV = {
     "VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "VLLM_USE_DEEP_GEMM": "0",
 }
 SMALL_CARD_FLAGS = [
-    *("--attention-config", '{"flash_attn_version": 2}'),
     "--no-enable-flashinfer-autotune",  # a minute for kernels that a small card does not have
 ]
 
@@ -267,7 +379,7 @@ class Setup:
         self.vllm = shlex.split(vllm)
         self.work = work
         self.native = native
-        self.total_mib = _total_mib()
+        self.gpus_mib = _gpus_mib()
 
     @staticmethod
     def free_port() -> int:
@@ -277,17 +389,29 @@ class Setup:
             return int(probe.getsockname()[1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """How an engine is started."""
+
+    flags: t.Sequence[str]
+    pytorch: int  # bytes that its allocator may have: more are refused, as on a small card
+    gpu: int = 0
+    env: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 class Engine:
     """A running vLLM."""
 
-    def __init__(self, setup: Setup, folder: Path, flags: t.Sequence[str], cap: int) -> None:
+    def __init__(self, setup: Setup, folder: Path, start: Start) -> None:
         self.port = setup.free_port()
         self.log_file = folder / "log"
+        caches = folder / "caches"  # empty: a first start
+        shutil.rmtree(caches, ignore_errors=True)
         self.command = [
             *(*setup.vllm, "serve", str(folder), "--served-model-name", "m"),
             *("--host", "127.0.0.1", "--port", str(self.port), "--load-format", "dummy"),
             *("--worker-extension-cls", "measure_worker.Measured"),
-            *flags,
+            *start.flags,
             *([] if setup.native else SMALL_CARD_FLAGS),
         ]
         self._log = self.log_file.open("wb")
@@ -303,8 +427,12 @@ class Engine:
                 "HF_HUB_OFFLINE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
                 "VLLM_SERVER_DEV_MODE": "1",
-                "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT", str(setup.work / "cache")),
-                "SPARERIG_TORCH_CAP": str(cap),
+                "VLLM_CACHE_ROOT": str(caches / "vllm"),
+                "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+                "TRITON_CACHE_DIR": str(caches / "triton"),
+                "CUDA_VISIBLE_DEVICES": str(start.gpu),
+                **allocator(start.pytorch / (setup.gpus_mib[start.gpu] * MIB)),
+                **start.env,
             },
         )
 
@@ -379,8 +507,9 @@ def _group_of(pid: int) -> int | None:
 
 def fill(engine: Engine, case: Case, made: Plan) -> dict[str, t.Any]:
     """Send as many full-length chats as fit at once, then a crowd of short ones."""
-    full = max(1, min(int(made.full_chats), case.use.max_num_seqs))
-    sizes = [case.use.context - ANSWER_TOKENS] * full + [200] * 2 * case.use.max_num_seqs
+    full = max(1, min(int(made.full_chats), made.use.sequences))
+    short = max(SHORT_CHATS, made.use.sequences)
+    sizes = [case.use.context - ANSWER_TOKENS] * full + [200] * short
     dice = random.Random(case.title)  # noqa: S311 - only to defeat the prefix cache
     bodies = [
         {
@@ -419,17 +548,15 @@ def _completion(engine: Engine, body: dict[str, t.Any]) -> str:
 # --- one case ---------------------------------------------------------------------------------
 
 
-def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
+def measure(case: Case, setup: Setup, gpu: int) -> dict[str, t.Any]:
     """Run a case and hold the actual against the plan."""
-    card = Card(f"{case.gib} GiB", case.gib * 1024, (8, 6))
-    made = plan(parse(case.full_config), card, case.use, model=case.name)
+    made = case.plan
     answer: dict[str, t.Any] = {"case": case.title, "fits": made.fits, "plan": _planned(made)}
     if not made.fits:
         return {**answer, "error": "the plan says that it does not fit"}
     folder = setup.work / case.title
     make_model(case.full_config, folder)
-    cap = made.free - made.driver_context - made.non_torch
-    engine = Engine(setup, folder, flags_here(made, setup.total_mib), cap)
+    engine = Engine(setup, folder, Start(flags_here(made, setup.gpus_mib[gpu]), made.pytorch, gpu))
     answer["command"] = shlex.join(engine.command)
     try:
         answer["ready_s"] = round(engine.wait(), 1)
@@ -449,6 +576,8 @@ def measure(case: Case, setup: Setup) -> dict[str, t.Any]:
     answer["log"] = [line for line in engine.log.splitlines() if re.search(TELLING, line)]
     answer["observed"] = dataclasses.asdict(observed(engine.log))
     answer["errors"] = _errors(made, answer)
+    sys.stdout.write(f"{case.title}: {answer.get('error') or answer['errors']}\n")
+    sys.stdout.flush()
     return answer
 
 
@@ -483,6 +612,7 @@ def _planned(made: Plan) -> dict[str, t.Any]:
         "free": round(made.free / GIB, 3),
         "kv_cache_tokens": made.kv_cache_tokens,
         "full_chats": round(made.full_chats, 2),
+        "max_num_seqs": made.use.sequences,
     }
 
 
@@ -516,96 +646,258 @@ def _errors(made: Plan, answer: dict[str, t.Any]) -> dict[str, t.Any]:
 
 # --- failures on purpose ----------------------------------------------------------------------
 
-_SMALL = Case("qwen3-1.7b-bf16", base("qwen3-1.7b"), None, 8)
-_QUICK = ["--max-model-len", "8192", "--max-num-seqs", "16", "--enforce-eager"]
+_SMALL = Case("qwen3-1.7b", base("qwen3-1.7b"), None, 8)
+_QUICK = [
+    *("--max-model-len", "8192", "--max-num-seqs", "16", "--enforce-eager"),
+    *("--gpu-memory-utilization", "0.12"),
+]
 _PLENTY = 40 * GIB
+_TOOLS = ["--enable-auto-tool-choice", "--tool-call-parser", "llama3_json"]
 
-# (the identifier that must be found, flags, PyTorch's cap, changes of config.json)
-_Failure = tuple[str, list[str], int, dict[str, t.Any]]
-FAILURES: tuple[_Failure, ...] = (
-    ("context-exceeds-model", [*_QUICK, "--max-model-len", "65536"], _PLENTY, {}),
-    ("context-exceeds-kv-cache", [*_QUICK, "--kv-cache-memory-bytes", "100000000"], _PLENTY, {}),
-    ("memory-held-by-others", [*_QUICK, "--gpu-memory-utilization", "0.999"], _PLENTY, {}),
-    ("no-room-for-kv-cache", [*_QUICK, "--gpu-memory-utilization", "0.02"], _PLENTY, {}),
-    ("weights-exceed-memory", _QUICK, GIB, {}),
-    ("activations-exceed-memory", [*_QUICK, "--max-num-batched-tokens", "65536"], 4 * GIB, {}),
-    ("quantization-unsupported", [*_QUICK, "--quantization", "gptq"], _PLENTY, {}),
-    ("architecture-unknown", _QUICK, _PLENTY, {"architectures": ["UnheardOfForCausalLM"]}),
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A start that must fail with a name, and where given the remedy with which it starts."""
+
+    id: str
+    start: Start
+    remedy: Start | None = None
+    case: Case = _SMALL
+    changes: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # of config.json
+    ask: t.Sequence[dict[str, t.Any]] = ()  # chats to send once the remedy has started it
+
+
+def _planned_start(made: Plan, held: int = 0) -> Start:
+    """Start as planned, on a card of which somebody else holds so many bytes more."""
+    return Start(flags_here(made, _gpus_mib()[0]), made.pytorch - held)
+
+
+def _split(start: Start) -> Start:
+    """Let PyTorch split what the compiler leaves, as it does by default."""
+    share = start.pytorch / (_gpus_mib()[0] * MIB)
+    settings = ALLOCATOR_SETTINGS.format(share=share).replace("max_split_size_mb:128,", "")
+    return dataclasses.replace(start, env={ALLOCATOR: settings})
+
+
+def failures() -> t.Iterator[Failure]:
+    """List the failures; each start's memory is that of the case's card."""
+    yield Failure(
+        "tool-parser-unsuitable",
+        Start([*_QUICK, *_TOOLS], _PLENTY),
+        Start(_QUICK, _PLENTY),
+        ask=CHATS,
+    )
+    gemma = sized(of_catalogue(catalogue.find("gemma-3-4b")), ARTICLE_GIB)
+    start = _planned_start(gemma.plan)
+    yield Failure("kv-cache-exceeds-memory", _split(start), start, gemma)
+    llama = sized(of_catalogue(catalogue.find("llama-3-8b-gptq")), ARTICLE_GIB)
+    held = 700 * MIB
+    reserved = dataclasses.replace(llama, use=Use(reserve_mib=768))
+    yield Failure(
+        "kv-cache-exceeds-memory",
+        _planned_start(llama.plan, held),
+        _planned_start(reserved.plan),
+        llama,
+    )
+    awq = sized(of_catalogue(catalogue.find("qwen3-8b-awq")), 8)
+    eager = dataclasses.replace(awq, use=Use(context=2048, enforce_eager=True))
+    start = _planned_start(eager.plan)
+    yield Failure(
+        "no-room-to-compile",
+        dataclasses.replace(
+            start, flags=[flag for flag in start.flags if flag != "--enforce-eager"]
+        ),
+        start,
+        awq,
+    )
+    for identifier, flags, cap, changes in _BY_FLAGS:
+        yield Failure(identifier, Start([*_QUICK, *flags], cap), changes=changes)
+
+
+_BY_FLAGS: tuple[tuple[str, list[str], int, dict[str, t.Any]], ...] = (
+    ("context-exceeds-model", ["--max-model-len", "65536"], _PLENTY, {}),
+    ("context-exceeds-kv-cache", ["--kv-cache-memory-bytes", "100000000"], _PLENTY, {}),
+    ("memory-held-by-others", ["--gpu-memory-utilization", "0.999"], _PLENTY, {}),
+    ("no-room-for-kv-cache", ["--gpu-memory-utilization", "0.02"], _PLENTY, {}),
+    ("weights-exceed-memory", [], GIB, {}),
+    ("activations-exceed-memory", ["--max-num-batched-tokens", "65536"], 4 * GIB, {}),
+    ("quantization-unsupported", ["--quantization", "gptq"], _PLENTY, {}),
+    ("architecture-unknown", [], _PLENTY, {"architectures": ["UnheardOfForCausalLM"]}),
 )
 
 
-def provoke(failure: _Failure, setup: Setup) -> dict[str, t.Any]:
-    """Let a start fail, and see whether its log is explained."""
-    expected, flags, cap, changes = failure
-    folder = setup.work / expected
-    make_model({**_SMALL.full_config, **changes}, folder)
-    engine = Engine(setup, folder, flags, cap)
+def provoke(failure: Failure, setup: Setup, gpu: int) -> dict[str, t.Any]:
+    """Let a start fail, see whether its log is explained, and whether the remedy starts."""
+    folder = setup.work / f"{failure.id}-{id(failure)}"
+    make_model({**failure.case.full_config, **failure.changes}, folder)
+    ending, log = try_start(setup, folder, dataclasses.replace(failure.start, gpu=gpu))
+    found = explain(log)
+    answer = {
+        "expected": failure.id,
+        "case": failure.case.title,
+        "found": found and found.id,
+        "ending": ending,
+        "log": log[-30_000:],
+    }
+    if failure.remedy:
+        remedy = dataclasses.replace(failure.remedy, gpu=gpu)
+        answer["remedy"], log = try_start(setup, folder, remedy, failure.ask, answer)
+        if answer["remedy"] != _STARTED:
+            answer["remedy_log"] = log[-30_000:]
+    sys.stdout.write(f"{failure.id}: {answer['found']}, {ending}, {answer.get('remedy')}\n")
+    sys.stdout.flush()
+    return answer
+
+
+def try_start(
+    setup: Setup,
+    folder: Path,
+    start: Start,
+    bodies: t.Iterable[dict[str, t.Any]] = (),
+    answer: dict[str, t.Any] | None = None,
+) -> tuple[str, str]:
+    """Start an engine, send it chats, and end it: how that went, and its log."""
+    engine = Engine(setup, folder, start)
     try:
         engine.wait()
-        ending = "it started"
+        if answer is not None:
+            answer["chats"] = [chat(engine, body) for body in bodies]
+        ending = _STARTED
     except FailedError as error:
         ending = str(error)
     finally:
         engine.stop()
-    log = engine.log
-    found = explain(log)
-    good = found is not None and found.id == expected
-    sys.stdout.write(f"{expected}: {'ok' if good else found or ending}\n")
-    return {"expected": expected, "found": found and found.id, "ending": ending, "log": log[-8000:]}
+    return ending, engine.log
+
+
+def chat(engine: Engine, body: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Send one chat as the page does; give the status and the beginning of the answer."""
+    try:
+        said = engine.post("/v1/chat/completions", {"model": "m", "max_tokens": 8, **body})
+    except urllib.error.HTTPError as error:
+        return {"asked": sorted(body), "status": error.code, "said": error.read().decode()[:500]}
+    return {"asked": sorted(body), "status": 200, "said": json.dumps(said)[:500]}
+
+
+_MESSAGES = {"messages": [{"role": "user", "content": "t5 t6 t7"}]}
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CHATS = (
+    _MESSAGES,
+    {**_MESSAGES, "tools": [_TOOL]},
+    {**_MESSAGES, "tools": [_TOOL], "tool_choice": "auto"},
+)
+
+_STARTED = "it started"
+
+
+# --- many users -------------------------------------------------------------------------------
+
+# Prompt and answer in tokens, chats at once, requests: the article's first row, and crowds.
+LOADS = ((512, 256, 1, 4), (512, 256, 16, 64), (512, 256, 32, 128))
+
+
+def serve(name: str, setup: Setup, gpu: int) -> dict[str, t.Any]:
+    """Measure the speed of one set of flags with vLLM's own benchmark."""
+    case = sized(of_catalogue(catalogue.find("llama-3-8b-gptq")), ARTICLE_GIB)
+    if name == "seqs16":
+        case = dataclasses.replace(case, use=Use(max_num_seqs=16))
+    made = case.plan
+    flags = flags_here(made, setup.gpus_mib[gpu])
+    if name == "vllm-default":
+        share = made.card.visible_bytes * 0.9 / (setup.gpus_mib[gpu] * MIB)
+        flags = ["--max-model-len", "8192", "--gpu-memory-utilization", f"{share:.4f}"]
+    folder = setup.work / f"serve-{name}"
+    make_model(case.full_config, folder)
+    start = Start(flags, _PLENTY if name == "vllm-default" else made.pytorch, gpu)
+    engine = Engine(setup, folder, start)
+    answer: dict[str, t.Any] = {"engine": name, "flags": flags, "kv_tokens": made.kv_cache_tokens}
+    try:
+        engine.wait()
+        answer["loads"] = [bench(engine, setup, folder, load) for load in LOADS]
+    except (FailedError, OSError, ValueError, subprocess.SubprocessError) as error:
+        answer["error"] = f"{error}; {engine.log[-3000:]}"
+    finally:
+        engine.stop()
+    sys.stdout.write(f"{answer}\n"[:3000])
+    sys.stdout.flush()
+    return answer
+
+
+def bench(
+    engine: Engine, setup: Setup, folder: Path, load: tuple[int, int, int, int]
+) -> dict[str, t.Any]:
+    """Run one load."""
+    prompt, answer, at_once, requests = load
+    file = folder / "bench.json"
+    subprocess.run(
+        [
+            *(*setup.vllm, "bench", "serve", "--model", "m", "--tokenizer", str(folder)),
+            *("--base-url", f"http://127.0.0.1:{engine.port}", "--dataset-name", "random"),
+            *("--random-input-len", str(prompt), "--random-output-len", str(answer)),
+            *("--ignore-eos", "--max-concurrency", str(at_once), "--num-prompts", str(requests)),
+            *("--seed", str(random.randrange(1 << 30))),  # noqa: S311 - no prefix is cached
+            *("--save-result", "--result-filename", str(file), "--disable-tqdm"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    found = json.loads(file.read_text())
+    kept = ("output_throughput", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "completed")
+    return {"load": load, **{name: found[name] for name in kept}}
 
 
 # --- all cases --------------------------------------------------------------------------------
 
 
+Job: t.TypeAlias = t.Callable[[Setup, int], dict[str, t.Any]]
+
+
 class Bench:
-    """Runs cases side by side as long as they fit the GPU, and none after the deadline."""
+    """Runs jobs in their order, so many engines at a time on each GPU, none after the deadline."""
 
     def __init__(self, setup: Setup, results: Path, parallel: int, deadline: float) -> None:
         self._setup = setup
         self._results = results
+        self._parallel = parallel
         self._until = time.monotonic() + deadline
-        self._slots = threading.Condition()
-        self._free_gib = setup.total_mib / 1024 - 4
-        self._free_engines = parallel
+        self._writing = threading.Lock()
 
-    def run(self, cases: t.Sequence[Case]) -> list[dict[str, t.Any]]:
-        """Run all, in their order as far as there is room."""
-        with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
-            return list(pool.map(self._in_turn, cases))
+    def run(self, jobs: t.Iterable[Job]) -> list[dict[str, t.Any]]:
+        """Run all; the next job goes to the GPU that is free first."""
+        waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        for job in jobs:
+            waiting.put(job)
+        answers: list[dict[str, t.Any]] = []
 
-    def _in_turn(self, case: Case) -> dict[str, t.Any]:
-        with self._slots:
-            self._slots.wait_for(lambda: self._free_engines and self._free_gib >= case.gib)
-            self._free_engines -= 1
-            self._free_gib -= case.gib
-        try:
-            return self._one(case)
-        finally:
-            with self._slots:
-                self._free_engines += 1
-                self._free_gib += case.gib
-                self._slots.notify_all()
+        def lane(gpu: int) -> None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    answers.append(self._one(waiting.get_nowait(), gpu))
 
-    def _one(self, case: Case) -> dict[str, t.Any]:
-        if time.monotonic() > self._until:
-            answer: dict[str, t.Any] = {"case": case.title, "error": "no time left"}
-        else:
-            answer = measure(case, self._setup)
-        with self._slots, self._results.open("a") as results:
+        lanes = [*range(len(self._setup.gpus_mib))] * self._parallel
+        with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(lane, lanes))
+        return answers
+
+    def _one(self, job: Job, gpu: int) -> dict[str, t.Any]:
+        late = time.monotonic() > self._until
+        answer = {"error": "no time left"} if late else job(self._setup, gpu)
+        with self._writing, self._results.open("a") as results:
             results.write(json.dumps(answer) + "\n")
-            sys.stdout.write(f"{case.title}: {answer.get('error') or answer.get('errors')}\n")
-            sys.stdout.flush()
         return answer
 
 
-def _total_mib() -> int:
+def _gpus_mib() -> list[int]:
+    """What programs see of each GPU: less than its whole memory, of which the driver keeps some."""
     said = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        ["nvidia-smi", "--query-gpu=memory.free,memory.used", "--format=csv,noheader,nounits"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    return int(said.split()[0])
+    return [sum(map(int, line.split(","))) for line in said.splitlines()]
 
 
 _HEADINGS = (
@@ -648,36 +940,54 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--only", default="", help="regular expression on the cases' titles")
-    parser.add_argument("--parallel", type=int, default=4, help="engines at once")
+    parser.add_argument("--parallel", type=int, default=1, help="engines at once on each GPU")
     parser.add_argument("--deadline", type=float, default=3600, help="start none after (s)")
     parser.add_argument("--native", action="store_true", help="this GPU's own kernels")
+    parser.add_argument("--serving", action="store_true", help="measure many users instead")
     parser.add_argument("--failures", action="store_true", help="let starts fail instead")
     parser.add_argument("--vllm", default="vllm", help="how vLLM is called")
     parser.add_argument("--list", action="store_true", help="only list the cases")
     options = parser.parse_args()
-    cases = [case for case in CASES if re.search(options.only, case.title)]
-    if options.list or not cases:
+    cases = sorted(
+        (case for case in CASES if re.search(options.only, case.title)),
+        key=lambda case: not case.title.startswith(ORDER),
+    )
+    if options.list or not (cases or options.failures or options.serving):
         sys.stdout.writelines(f"{case.title}\n" for case in cases or CASES)
         return 0 if cases else 2
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         setup = Setup(options.vllm, Path(work), native=options.native)
+
+        def run(jobs: t.Iterable[Job], name: str) -> list[dict[str, t.Any]]:
+            return Bench(setup, options.out / name, options.parallel, options.deadline).run(jobs)
+
         if options.failures:
-            return _provoke_all(setup, options.out)
-        bench = Bench(setup, options.out / "results.jsonl", options.parallel, options.deadline)
-        answers = bench.run(cases)
+            found = run(
+                [
+                    partial(provoke, failure)
+                    for failure in failures()
+                    if re.search(options.only, failure.id)
+                ],
+                "failures.jsonl",
+            )
+            return 0 if all(map(_named_and_cured, found)) else 1
+        if options.serving:
+            served = run([partial(serve, name) for name in ENGINES], "serving.jsonl")
+            return 0 if not any("error" in answer for answer in served) else 1
+        answers = run([partial(measure, case) for case in cases], "results.jsonl")
     (options.out / "table.md").write_text(table(answers))
     good = [answer for answer in answers if "error" not in answer and not answer["burst"]["wrong"]]
     sys.stdout.write(f"\n{table(answers)}\n{len(good)} of {len(answers)} cases measured\n")
     return 0 if len(good) == len(answers) else 1
 
 
-def _provoke_all(setup: Setup, out: Path) -> int:
-    with concurrent.futures.ThreadPoolExecutor(len(FAILURES)) as pool:
-        found = list(pool.map(lambda failure: provoke(failure, setup), FAILURES))
-    lines = [json.dumps(answer) + "\n" for answer in found]
-    (out / "failures.jsonl").write_text("".join(lines))
-    return 0 if all(answer["found"] == answer["expected"] for answer in found) else 1
+ENGINES = ("product", "seqs16", "vllm-default")
+
+
+def _named_and_cured(answer: dict[str, t.Any]) -> bool:
+    named = bool(answer.get("found") == answer.get("expected", ""))
+    return named and answer.get("remedy", _STARTED) == _STARTED
 
 
 if __name__ == "__main__":

@@ -1,30 +1,27 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Loaded into vLLM's worker by measure_plan.py: makes the card small, and tells what was used.
+"""Loaded into vLLM's worker by measure_plan.py: tells what was used.
 
-The cap holds for what PyTorch manages, which is all but the driver's context and the libraries'
-own memory: beyond it, an allocation fails as it would on a card of that size.
+The card is made small by PyTorch's own setting per_process_memory_fraction, as the product sets
+it: beyond that, an allocation fails as it would on a card of that size.
 """
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 import torch
 from vllm.v1.worker import gpu_worker
 
-CAP_BYTES = int(os.environ["SPARERIG_TORCH_CAP"])
 _load_model = gpu_worker.Worker.load_model
 _make_kv_cache = gpu_worker.Worker.initialize_from_config
 _at_start: dict[str, int] = {}
 
 
-def _load_under_cap(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+def _load_model_after_a_look(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
     free, total = torch.cuda.mem_get_info()
     _at_start.update(used=total - free, total=total)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total), self.device)
     loaded = _load_model(self, *args, **kwargs)
     _at_start.update(allocated_by_load=torch.cuda.memory_allocated())
     return loaded
@@ -35,7 +32,7 @@ def _make_kv_cache_after_a_look(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t
     return _make_kv_cache(self, *args, **kwargs)
 
 
-gpu_worker.Worker.load_model = _load_under_cap
+gpu_worker.Worker.load_model = _load_model_after_a_look
 gpu_worker.Worker.initialize_from_config = _make_kv_cache_after_a_look
 
 
@@ -59,7 +56,7 @@ class Measured:
             "card_total": total,
             "card_used": total - free,
             "card_used_at_start": _at_start["used"],
-            "torch_cap": CAP_BYTES,
+            "torch_cap": int(torch.cuda.get_per_process_memory_fraction() * total),
             "torch_reserved": torch.cuda.memory_reserved(),
             "torch_reserved_peak": torch.cuda.max_memory_reserved(),
             "torch_allocated_peak": torch.cuda.max_memory_allocated(),

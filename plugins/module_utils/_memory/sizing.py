@@ -3,9 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes of a card's memory under vLLM, and the flags that make it so.
 
-The sums follow vLLM 0.26 to 0.32 as released; docs/what-fits.md shows them beside measurements
-on a real GPU. What the sums cannot know exactly (activations, CUDA graphs, the driver's own
-memory) is rounded up: a plan that says "fits" must not run out of memory.
+The sums follow vLLM 0.33 as released, with PyTorch's allocator set as ALLOCATOR says;
+docs/what-fits.md shows them beside measurements on a real GPU, from empty compile caches. What
+the sums cannot know exactly (activations, CUDA graphs, the driver's own memory) is rounded up: a
+plan that says "fits" must not run out of memory.
+
+Why the allocator is set: since vLLM 0.27 the KV cache is one allocation. By default a small tensor
+may be put into the compiler's scratch, which then cannot be given back for the KV cache: 16-bit
+models with tied embeddings ran out of memory at their first start, by up to 0.67 GiB (measured,
+vLLM 0.33.0). Blocks above max_split_size_mb are never split, and are given back. (Expandable
+segments help those models too, but lose 0.67 GiB to fragments where GPTQ weights are repacked:
+Llama-3-8B ran out of memory with them.) And PyTorch keeps what it once had, up to the whole card;
+per_process_memory_fraction holds it to the plan, so that the slack stays free for others.
 
 Why --kv-cache-memory-bytes and not --gpu-memory-utilization alone: with the latter, vLLM gives
 the KV cache whatever its trial run left, and two starts of the same model on the same card
@@ -34,6 +43,9 @@ GIB: t.Final = 1 << 30
 
 # --- constants, each with where it is from ------------------------------------------------------
 
+# The variable that sets PyTorch's allocator, and its value (see above); the plan gives the share.
+ALLOCATOR: t.Final = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOCATOR_SETTINGS: t.Final = "max_split_size_mb:128,per_process_memory_fraction:{share:.4f}"
 # vLLM config/cache.py DEFAULT_BLOCK_SIZE; given as a flag all the same.
 BLOCK_TOKENS: t.Final = 16
 # vLLM vocab_parallel_embedding.py: rows of embedding and head are rounded up to this.
@@ -43,26 +55,39 @@ VOCAB_ROWS: t.Final = 64
 BATCHES_IN_FLIGHT: t.Final = 2
 # vLLM config/vllm.py: CUDA graphs are made for batches of up to twice max_num_seqs, at most 512.
 GRAPH_BATCH_LIMIT: t.Final = 512
-# Measured, vLLM 0.26.0: 1.01 GiB for 51 batch sizes, each twice (piecewise and full), 32 layers:
-# 331 KiB for a layer and a size; rounded up. The base is what the memory pools round up to.
-GRAPH_BYTES_PER_LAYER_AND_SIZE: t.Final = 352 * 1024
-GRAPH_BYTES_BASE: t.Final = 64 * MIB
-# Logits in 16 bit and as float32 (2 + 4), their sorted copy with 8-byte indices and the
-# probabilities of top-p sampling (4 + 8 + 4): vLLM v1/sample.
-LOGITS_BYTES: t.Final = 22
+# Measured, vLLM 0.33.0: 0.06, 0.08 to 0.13, and 0.14 to 0.17 GiB for 12, 18 and 30 graphs of 28 to
+# 36 layers, at most 217 KiB for a layer and a graph; 58 KiB of it are the driver's, not PyTorch's.
+GRAPH_BYTES_PER_LAYER_AND_SIZE: t.Final = 160 * 1024
+GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE: t.Final = 64 * 1024
+GRAPH_BYTES_BASE: t.Final = 16 * MIB
+# Logits in 16 bit and as float32, their copy sorted with 8-byte indices and the sort's own
+# buffers, the probabilities of top-p sampling (vLLM v1/sample). Measured, vLLM 0.33.0, without
+# FlashInfer's sampler: the peak of 32 answers and a full batch is covered with this.
+LOGITS_BYTES: t.Final = 40
+# What vLLM keeps for every answer under way: counts of tokens (4 bytes) and a mask of the
+# vocabulary (v1/worker/gpu/sample). Measured, vLLM 0.33.0: 0.53 MiB for 128,256 tokens.
+STATE_BYTES: t.Final = 4.25
+# Its buffers for inputs and block tables. Measured, vLLM 0.33.0: 31 MiB.
+RUNNER_BYTES: t.Final = 32 * MIB
 # Measured, vLLM 0.26.0: 0.22 GiB that PyTorch does not manage (kernels, library workspaces).
 NON_TORCH_BYTES: t.Final = 230 * MIB
 # The CUDA context of a process. Measured on an H100, with the libraries: 0.57 GiB where the engine
 # had the GPU alone, 0.77 GiB beside other programs. It grows with the GPU: small cards take less.
 DRIVER_CONTEXT_BYTES: t.Final = 560 * MIB
-# PyTorch's caching allocator keeps memory in blocks of up to 20 MiB and cannot use all of it;
-# vLLM itself leaves 150 MiB for this where it suggests a KV cache size (gpu_worker.py). The rest
-# is for what others on the card, a desktop above all, add from minute to minute.
-SLACK_BYTES: t.Final = 256 * MIB
+# The margin of every card: what PyTorch's allocator may not take, for others on the card, a
+# desktop above all, that add from minute to minute.
+FREE_BYTES: t.Final = 100 * MIB
+# What PyTorch's allocator loses to fragments between blocks in use. Measured, vLLM 0.33.0: it held
+# up to 0.32 GiB more than was in use at the peak; where it could not, in 10 of 13 starts made as
+# small as the sum without this, memory ran out under 32 requests.
+FRAGMENT_BYTES: t.Final = 284 * MIB
 # What the driver keeps of a card and no program sees. PyTorch reports 11.63 of 12, 15.48 of 16,
 # 23.57 of 24 and 31.37 of 32 GiB in public reports of GeForce cards; this covers all of them.
 RESERVED_MIB: t.Final = 256
 RESERVED_PART: t.Final = 0.017
+# What the loaded weights of an unknown architecture may take beyond their files: vLLM pads some
+# formats for its kernels. Measured, vLLM 0.33.0: gpt-oss-20b in MXFP4, 12.82 GiB of files, 13.80.
+ESTIMATE_MARGIN: t.Final = 0.10
 
 # vLLM 0.20 and later are built for 7.5 and newer (facts of the release's build files).
 LEAST_CAPABILITY: t.Final = (7, 5)
@@ -108,8 +133,13 @@ class Card:
 
     @property
     def visible_bytes(self) -> int:
-        """What a program sees as the card's memory."""
-        return self.total_mib * MIB - int(RESERVED_MIB * MIB + RESERVED_PART * self.total_mib * MIB)
+        """What a program sees as the card's memory: by rule, or more where the driver says so."""
+        by_rule = self.total_mib * MIB - int(
+            RESERVED_MIB * MIB + RESERVED_PART * self.total_mib * MIB
+        )
+        if self.free_mib is None:
+            return by_rule
+        return max(by_rule, (self.free_mib + self.used_mib) * MIB)
 
     @property
     def free_bytes(self) -> int:
@@ -129,7 +159,7 @@ class Use:
 
     context: int = 8192  # tokens of one chat, question and answer together
     chats: int = 1  # of full length, at the same time
-    max_num_seqs: int = 16  # answers under way at once; more wait
+    max_num_seqs: int | None = None  # answers under way at once; None: chosen for the card
     max_num_batched_tokens: int = 2048  # vLLM's own default on cards under 70 GiB
     fp8_kv_cache: bool = False
     enforce_eager: bool = False
@@ -137,18 +167,34 @@ class Use:
     cpu_offload_gib: int = 0
     stretch_context: bool = False  # beyond the model's own, by YaRN
     pictures: bool = False
+    reserve_mib: int = 0  # left free beside the slack, for others on the card
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 raise PlanError(f"{name} is {value}, where {least} to {most} is possible.")
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        if self.max_num_batched_tokens < self.sequences:
             raise PlanError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} is less than max_num_seqs"
-                f" {self.max_num_seqs}: vLLM needs room for one token of each answer."
+                f" {self.sequences}: vLLM needs room for one token of each answer."
             )
 
+    @property
+    def sequences(self) -> int:
+        """Answers under way at once; where the planner has not chosen yet, the least it takes."""
+        return self.max_num_seqs or max(self.chats, SEQUENCES[0])
+
+
+# What the planner chooses max_num_seqs from. With 16 answers at once, 32 users got 2,940 tokens a
+# second and waited 1.24 s for the first; with 64 they got 4,154 and waited 0.46 s (measured, vLLM
+# 0.33.0, Llama-3-8B INT4 in 12 GiB), for 6.7 % of the KV cache.
+SEQUENCES: t.Final = (16, 32, 64, 128, 256)
+# More answers at once are of use only while the KV cache has room for each: short ones, with
+# question, take about this many tokens.
+TOKENS_PER_SEQUENCE: t.Final = 512
+# The most of the KV cache that more answers at once may cost.
+CACHE_FOR_SEQUENCES: t.Final = 0.10
 
 _RANGES: t.Final = {
     "context": (1, 10_000_000),
@@ -157,6 +203,7 @@ _RANGES: t.Final = {
     "max_num_batched_tokens": (1, 131_072),
     "tensor_parallel_size": (1, 16),
     "cpu_offload_gib": (0, 1024),
+    "reserve_mib": (0, 1_000_000),
 }
 
 
@@ -187,6 +234,7 @@ class Plan:
     slack: int
     kv_cache: int
     kv_cache_wanted: int
+    graphs_of_driver: int
     kv_block_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_chat: int
@@ -213,9 +261,25 @@ class Plan:
         }
 
     @property
+    def pytorch(self) -> int:
+        """What PyTorch's allocator may take."""
+        graphs = self.cuda_graphs - self.graphs_of_driver
+        return self.weights + self.activations + graphs + self.kv_cache + FRAGMENT_BYTES
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of the engine's environment that make the sum true."""
+        return allocator(self.pytorch / self.card.visible_bytes)
+
+    @property
     def missing(self) -> int:
         """By how much it does not fit."""
         return max(0, sum(self.terms.values()) - self.free)
+
+
+def allocator(share: float) -> dict[str, str]:
+    """Set PyTorch's allocator, and the share of the card's memory that it may take."""
+    return {ALLOCATOR: ALLOCATOR_SETTINGS.format(share=min(1.0, share))}
 
 
 def plan(
@@ -229,10 +293,38 @@ def plan(
     """Work out what the model takes of the card, and the flags for vLLM."""
     use = use or Use()
     notes = _check(architecture, card, use)
+    use, cost = _with_sequences(architecture, card, use)
+    notes += cost
     made = _sum(architecture, card, use, model, estimate=estimate)
     if not made.fits:
         made = replace(made, choices=tuple(_choices(architecture, card, use, made)))
     return replace(made, notes=(*notes, *made.notes))
+
+
+def _with_sequences(
+    architecture: Architecture, card: Card, use: Use
+) -> tuple[Use, tuple[str, ...]]:
+    """Choose max_num_seqs where it is left open; the text says what it costs."""
+    if use.max_num_seqs is not None:
+        return use, ()
+    least = replace(use, max_num_seqs=use.sequences)
+    base = _sum(architecture, card, least, "", estimate=False)
+    enough = base.kv_cache_tokens * (1 - CACHE_FOR_SEQUENCES)
+    for sequences in reversed(SEQUENCES):
+        if not use.sequences < sequences <= use.max_num_batched_tokens:
+            continue
+        tried = replace(use, max_num_seqs=sequences)
+        made = _sum(architecture, card, tried, "", estimate=False)
+        tokens = made.kv_cache_tokens
+        if made.fits and tokens >= max(enough, sequences * TOKENS_PER_SEQUENCE):
+            lost = base.kv_cache_tokens - tokens
+            percent = 100 * lost / base.kv_cache_tokens
+            cost = (
+                f"{sequences} answers at once (max_num_seqs): {lost} tokens of KV cache"
+                f" ({percent:.1f} %) less than with {use.sequences}."
+            )
+            return tried, (cost,)
+    return least, ()
 
 
 # --- what cannot be ---------------------------------------------------------------------------
@@ -311,18 +403,16 @@ def _sum(
     layout = KvLayout.of(architecture, use)
     fixed = weights + activations + graphs + NON_TORCH_BYTES
     scratch = compile_bytes(architecture, use)
-    room = card.free_bytes - DRIVER_CONTEXT_BYTES - fixed
-    blocks = max(0, (room - SLACK_BYTES) // layout.block_bytes)
-    hole = hole_bytes(scratch, blocks * layout.block_bytes // architecture.layers)
-    slack = SLACK_BYTES + max(0, hole - activations)
-    blocks = max(0, (room - slack) // layout.block_bytes)
+    slack = FRAGMENT_BYTES + FREE_BYTES + use.reserve_mib * MIB
+    room = card.free_bytes - DRIVER_CONTEXT_BYTES - fixed - slack
+    blocks = max(0, room // layout.block_bytes)
     # While vLLM compiles, there is no KV cache yet: its place has to do for the scratch.
     for_chats = use.chats * layout.blocks_per_chat(use.context) + _NULL_BLOCKS
     for_compiler = math.ceil((scratch - activations - graphs) / layout.block_bytes)
     wanted_blocks = max(for_chats, for_compiler)
     fits = blocks >= wanted_blocks
     kv_cache = blocks * layout.block_bytes
-    utilization = math.floor(1000 * (fixed + kv_cache) / card.visible_bytes) / 1000
+    utilization = min(1.0, math.floor(1000 * (fixed + kv_cache) / card.visible_bytes) / 1000)
     return Plan(
         model=model,
         card=card,
@@ -338,12 +428,15 @@ def _sum(
         slack=slack,
         kv_cache=kv_cache,
         kv_cache_wanted=wanted_blocks * layout.block_bytes,
+        graphs_of_driver=_recorded(architecture, use) * GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE,
         kv_block_bytes=layout.block_bytes,
         kv_bytes_per_token=layout.bytes_per_token,
         kv_bytes_per_chat=layout.blocks_per_chat(use.context) * layout.block_bytes,
         kv_cache_tokens=layout.tokens(blocks, use.context),
         full_chats=blocks / layout.blocks_per_chat(use.context),
-        longest_context=layout.longest_context(blocks, use.chats, architecture.context),
+        longest_context=layout.longest_context(
+            blocks, use.chats, max(architecture.context, use.context)
+        ),
         dtype=dtype,
         decode_ceiling=_decode_ceiling(architecture, card, use, layout),
         flags=_flags(architecture, use, dtype, kv_cache, utilization) if fits else (),
@@ -363,7 +456,8 @@ def weight_bytes(architecture: Architecture, use: Use | None = None) -> int:
     cards = use.tensor_parallel_size
     offloaded = use.cpu_offload_gib * GIB
     if architecture.known_weights is not None:
-        return max(0, architecture.known_weights // cards - offloaded)
+        loaded = int(architecture.known_weights * (1 + ESTIMATE_MARGIN))
+        return max(0, loaded // cards - offloaded)
     matrices = sum(
         matrix_bytes(linear, architecture.quantization) for linear in architecture.linears
     )
@@ -458,7 +552,8 @@ def activation_bytes(architecture: Architecture, use: Use) -> int:
     mlp = 3 * architecture.intermediate // cards
     attention = (2 * queries + 2 * keys) // cards + architecture.hidden
     step = 2 * use.max_num_batched_tokens * (2 * architecture.hidden + max(mlp, attention))
-    return step + LOGITS_BYTES * use.max_num_seqs * architecture.vocab
+    answers = use.sequences * architecture.vocab
+    return step + int((LOGITS_BYTES + STATE_BYTES) * answers) + RUNNER_BYTES
 
 
 def compile_bytes(architecture: Architecture, use: Use) -> int:
@@ -471,30 +566,33 @@ def compile_bytes(architecture: Architecture, use: Use) -> int:
     return 0 if use.enforce_eager else _embedding_bytes(architecture) // use.tensor_parallel_size
 
 
-def hole_bytes(scratch: int, layer: int) -> int:
-    """Size what stays between the KV caches of the layers, once they share the compiler's scratch.
-
-    PyTorch keeps the scratch and puts as many whole layers there as fit. Where not one does, the
-    scratch is given back as soon as memory runs short. What is left is good for activations.
-    """
-    return scratch % layer if layer and layer <= scratch else 0
-
-
 def graph_bytes(architecture: Architecture, use: Use) -> int:
-    """Size the recorded CUDA graphs."""
+    """Size the recorded CUDA graphs, the driver's part included."""
+    if use.enforce_eager:
+        return 0
+    each = GRAPH_BYTES_PER_LAYER_AND_SIZE + GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE
+    return GRAPH_BYTES_BASE + _recorded(architecture, use) * each
+
+
+def _recorded(architecture: Architecture, use: Use) -> int:
+    """Count graphs times layers: batches of decoding alone are recorded once more as a whole."""
     if use.enforce_eager:
         return 0
     sizes = graph_batch_sizes(use)
-    decode_only = [size for size in sizes if size <= use.max_num_seqs]
-    recorded = architecture.layers * (len(sizes) + len(decode_only))
-    return GRAPH_BYTES_BASE + recorded * GRAPH_BYTES_PER_LAYER_AND_SIZE
+    decode_only = [size for size in sizes if size <= use.sequences]
+    return architecture.layers * (len(sizes) + len(decode_only))
 
 
 def graph_batch_sizes(use: Use) -> list[int]:
-    """List the batch sizes that vLLM records: 1, 2, 4, then steps of 8, from 256 on of 16."""
-    most = min(2 * use.max_num_seqs, GRAPH_BATCH_LIMIT, use.max_num_batched_tokens)
-    sizes = [size for size in (1, 2, 4) if size <= most]
-    return [*sizes, *range(8, min(most + 1, 256), 8), *range(256, most + 1, 16)]
+    """List the batch sizes that vLLM records (config/vllm.py, _set_cudagraph_sizes).
+
+    1, 2, 4, then steps of 8, from 256 on of 16; max_num_seqs and max_num_batched_tokens as well
+    where they are no larger.
+    """
+    most = min(2 * use.sequences, GRAPH_BATCH_LIMIT)
+    steps = {1, 2, 4, *range(8, 256, 8), *range(256, GRAPH_BATCH_LIMIT + 1, 16)}
+    sizes = steps | {use.sequences, use.max_num_batched_tokens}
+    return sorted(size for size in sizes if size <= min(most, use.max_num_batched_tokens))
 
 
 @dataclass(frozen=True)
@@ -573,8 +671,8 @@ def _decode_ceiling(
     architecture: Architecture, card: Card, use: Use, layout: KvLayout
 ) -> float | None:
     """Divide the card's bandwidth by what each token reads: all weights and half a full chat."""
-    if card.bandwidth_gb_s is None or use.cpu_offload_gib:
-        return None
+    if card.bandwidth_gb_s is None or use.cpu_offload_gib or architecture.known_weights:
+        return None  # of an unknown architecture nobody knows how much a token reads
     unread = 0 if architecture.tied else _embedding_bytes(architecture) // use.tensor_parallel_size
     chat = layout.blocks_per_chat(use.context) * layout.block_bytes
     read = weight_bytes(architecture, use) - unread + chat // 2
@@ -588,7 +686,7 @@ def _flags(
     flags: dict[str, object] = {
         "--dtype": dtype,
         "--max-model-len": use.context,
-        "--max-num-seqs": use.max_num_seqs,
+        "--max-num-seqs": use.sequences,
         "--max-num-batched-tokens": use.max_num_batched_tokens,
         "--block-size": BLOCK_TOKENS,
         "--kv-cache-dtype": "fp8" if use.fp8_kv_cache else dtype,
@@ -662,7 +760,7 @@ def _lighter_uses(card: Card, use: Use, made: Plan) -> t.Iterator[Choice]:
         "smaller batches",
         "long questions start slower, 4 answers at once",
         {
-            "max_num_seqs": min(4, use.max_num_seqs),
+            "max_num_seqs": min(4, use.sequences),
             "max_num_batched_tokens": min(512, use.max_num_batched_tokens),
         },
     )

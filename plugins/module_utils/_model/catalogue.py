@@ -140,6 +140,7 @@ _MISTRAL_7B: t.Final[dict[str, t.Any]] = {
     "num_key_value_heads": 8,
     "vocab_size": 32768,
     "max_position_embeddings": 32768,
+    "sliding_window": None,
     "rope_theta": 1000000.0,
     "torch_dtype": "bfloat16",
 }

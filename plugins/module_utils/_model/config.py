@@ -153,7 +153,7 @@ def read_directory(folder: Path) -> tuple[Architecture, bool]:
         weights = stored_weights(folder)
         if not weights:
             raise
-        return _guessed(config, weights), True
+        return guessed(config, weights), True
 
 
 def stored_weights(folder: Path) -> int:
@@ -176,6 +176,8 @@ class _Family:
 
 
 _COMMON: t.Final = {"tie_word_embeddings": False}
+# MistralConfig's and Gemma2Config's default; a config.json that says null has no window.
+_WINDOW: t.Final = {"sliding_window": 4096}
 _GEMMA: t.Final = {"tie_word_embeddings": True, "head_dim": 256}
 # Gemma3TextConfig's defaults, which the published config.json files rely on
 _GEMMA3: t.Final = _GEMMA | {
@@ -188,10 +190,10 @@ _GEMMA3: t.Final = _GEMMA | {
 
 _FAMILIES: t.Final = {
     "LlamaForCausalLM": _Family("Llama", _COMMON),
-    "MistralForCausalLM": _Family("Mistral", _COMMON),
+    "MistralForCausalLM": _Family("Mistral", _COMMON | _WINDOW),
     "Qwen2ForCausalLM": _Family("Qwen2", _COMMON, qkv_bias=True),
     "Qwen3ForCausalLM": _Family("Qwen3", _COMMON | {"head_dim": 128}, qk_norm=True),
-    "Gemma2ForCausalLM": _Family("Gemma 2", _GEMMA, norms=4, full_every=2),
+    "Gemma2ForCausalLM": _Family("Gemma 2", _GEMMA | _WINDOW, norms=4, full_every=2),
     "Gemma3ForCausalLM": _Family(
         "Gemma 3", _GEMMA3, norms=4, qk_norm=True, full_every=6, rotary_tables=2
     ),
@@ -222,7 +224,10 @@ def _architecture(
     text: Mapping[str, t.Any],
     quantization: Quantization,
 ) -> Architecture:
-    fields = {**family.defaults, **{k: v for k, v in text.items() if v is not None}}
+    given = {name: value for name, value in text.items() if value is not None}
+    fields = {**family.defaults, **given}
+    if "sliding_window" in text and text["sliding_window"] is None:
+        fields.pop("sliding_window", None)  # said in so many words: no window
     layers = _count(fields, "num_hidden_layers")
     hidden = _count(fields, "hidden_size")
     heads = _count(fields, "num_attention_heads")
@@ -293,20 +298,29 @@ def _sliding(family: _Family, fields: Mapping[str, t.Any], layers: int) -> tuple
 
 def _rope_theta(fields: Mapping[str, t.Any]) -> float | None:
     """Read the base of the rotary positions, from the old field or the new object."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if (
-        not isinstance(rope, dict)
-        or rope.get("rope_type", rope.get("type", "default")) != "default"
-    ):
+    rope = _rope(fields)
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
         return None
     theta = rope.get("rope_theta", fields.get("rope_theta"))
     return float(theta) if isinstance(theta, (int, float)) else None
 
 
+def _rope(fields: Mapping[str, t.Any]) -> Mapping[str, t.Any]:
+    """Take how positions are scaled: one object, or one for each type of layer (transformers 5).
+
+    Layers that see the whole context are scaled, layers with a window are not (Gemma 3).
+    """
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return {}
+    of_layers = rope.get("full_attention")
+    return of_layers if isinstance(of_layers, dict) else rope
+
+
 def _rope_linear_factor(fields: Mapping[str, t.Any]) -> float:
     """Read by how much positions are scaled linearly; 1 where they are not."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) != "linear":
+    rope = _rope(fields)
+    if rope.get("rope_type", rope.get("type")) != "linear":
         return 1.0
     factor = rope.get("factor")
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not _sane(factor):
@@ -379,7 +393,7 @@ def _gptq(given: Mapping[str, t.Any]) -> Quantization:
     listed = given.get("modules_in_block_to_quantize")
     if listed:
         wanted = {name for part in listed for name in ([part] if isinstance(part, str) else part)}
-        kept += [name for name in _ALL_PARTS if not _any_part_listed(name, wanted)]
+        kept += [name for parts in _FUSED for name in parts if not _any_listed(parts, wanted)]
     return Quantization(
         "gptq",
         bits=bits,
@@ -450,9 +464,12 @@ _READERS: t.Final = {
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
 }
-_ALL_PARTS: t.Final = (
-    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+# The matrices of a layer; a list of modules may name the parts, or what vLLM fuses them into.
+_FUSED: t.Final = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
+    ("mlp.down_proj",),
 )
 
 
@@ -485,8 +502,8 @@ def _names(pattern: str, part: str) -> bool:
         return pattern in part
 
 
-def _any_part_listed(name: str, listed: Iterable[str]) -> bool:
-    return any(entry.endswith(name) for entry in listed)
+def _any_listed(parts: Iterable[str], listed: Iterable[str]) -> bool:
+    return any(entry.endswith(name) for entry in listed for name in parts)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -525,7 +542,7 @@ def _tensor_bytes(file: Path) -> int:
             raise ModelConfigError(f"{file} has a damaged header; get it again.") from error
 
 
-def _guessed(config: Mapping[str, t.Any], weights: int) -> Architecture:
+def guessed(config: Mapping[str, t.Any], weights: int) -> Architecture:
     """Take an unknown family for a plain Llama-like decoder whose weights are the files' size."""
     text = config.get("text_config", config)
     llama = {

@@ -246,8 +246,8 @@ _RULES: t.Final = (
         re.compile(rf"Application startup complete.*{_OOM}{_NEEDS}", re.DOTALL),
         "The card had no room left for a request. Another program took memory after the start, or"
         " the working memory was planned too small.",
-        "Lower vllm_gpu_memory_utilization by 0.05, and run `nvidia-smi` to see who else holds"
-        " memory.",
+        "Run `nvidia-smi` to see who else holds memory; or set model_reserve_mib: 512 and run the"
+        " play again: the plan is then made with a smaller KV cache.",
     ),
     _Rule(
         "graphs-exceed-memory",
@@ -271,11 +271,22 @@ _RULES: t.Final = (
         " (slower answers, nothing is compiled); or choose a smaller model.",
     ),
     _Rule(
+        "kv-cache-exceeds-memory",
+        "Memory ran out while making the KV cache",
+        re.compile(rf"in allocate_kv_cache.*?{_OOM}{_NEEDS}", re.DOTALL),
+        "The KV cache is one piece of {wanted}, and the card does not have it free any more: another"
+        " program took memory since the plan was made, or the environment of the engine overrides"
+        " PYTORCH_CUDA_ALLOC_CONF, without which the compiler's scratch stays in the way.",
+        "End what `nvidia-smi` shows that other programs hold; or set model_reserve_mib: 768 and run"
+        " the play again: the plan is then made with a smaller KV cache.",
+    ),
+    _Rule(
         "activations-exceed-memory",
         "Memory ran out in the trial run",
         re.compile(rf"Model loading took.*{_OOM}{_NEEDS}", re.DOTALL),
         "The weights fit, the working memory for a full batch does not.",
-        "Set vllm_max_num_batched_tokens: 1024 and vllm_max_num_seqs: 8.",
+        "Set model_reserve_mib: 512 and run the play again: the plan is then made with a smaller KV"
+        " cache. Smaller batches alone do not help: the plan gives what they save to the KV cache.",
     ),
     _Rule(
         "weights-exceed-memory",

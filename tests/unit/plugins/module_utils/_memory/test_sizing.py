@@ -12,12 +12,21 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import sizing
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison import (
+    ROUNDING_BYTES,
+    WEIGHTS_TOLERANCE,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
+    FRAGMENT_BYTES,
+    FREE_BYTES,
     GIB,
     GRAPH_BYTES_BASE,
     GRAPH_BYTES_PER_LAYER_AND_SIZE,
+    GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE,
+    LOGITS_BYTES,
     MIB,
-    SLACK_BYTES,
+    RUNNER_BYTES,
+    STATE_BYTES,
     Card,
     KvLayout,
     Plan,
@@ -28,7 +37,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
     compile_bytes,
     graph_batch_sizes,
     graph_bytes,
-    hole_bytes,
     matrix_bytes,
     plan,
     weight_bytes,
@@ -173,7 +181,7 @@ def test_weights_are_shared_and_offloaded() -> None:
     assert weight_bytes(llama(), Use(tensor_parallel_size=2)) == pytest.approx(whole / 2, rel=0.001)
     assert weight_bytes(llama(), Use(cpu_offload_gib=4)) == whole - 4 * GIB
     known = dataclasses.replace(llama(), known_weights=1000)
-    assert weight_bytes(known) == 1000
+    assert weight_bytes(known) == 1100  # an estimate: 10 % more than the files
 
 
 # --- KV cache ---------------------------------------------------------------------------------
@@ -304,19 +312,21 @@ def test_the_longest_context_is_the_longest() -> None:
 def test_activations() -> None:
     # Llama-3: the MLP is widest: input, residual, gate, up and their product, in 16 bit
     step = 2 * 2048 * (2 * 4096 + 3 * 14336)
-    assert activation_bytes(llama(), Use()) == step + 22 * 16 * 128256
+    answers = int((LOGITS_BYTES + STATE_BYTES) * 16 * 128256)
+    assert activation_bytes(llama(), Use()) == step + answers + RUNNER_BYTES
     more = activation_bytes(llama(), Use(max_num_seqs=17)) - activation_bytes(llama(), Use())
-    assert more == 22 * 128256
+    assert more == (LOGITS_BYTES + STATE_BYTES) * 128256
     # a model with a narrow MLP is widest in its attention
     narrow = dataclasses.replace(llama(), intermediate=1024)
     attention = 2 * 2048 * (2 * 4096 + 2 * 4096 + 2 * 1024 + 4096)
-    assert activation_bytes(narrow, Use()) == attention + 22 * 16 * 128256
+    assert activation_bytes(narrow, Use()) == attention + answers + RUNNER_BYTES
 
 
 @pytest.mark.parametrize(
     ("seqs", "sizes"),
     [
         (1, [1, 2]),
+        (12, [1, 2, 4, 8, 12, 16, 24]),
         (4, [1, 2, 4, 8]),
         (16, [1, 2, 4, 8, 16, 24, 32]),
         (256, [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]),
@@ -329,12 +339,26 @@ def test_graph_sizes_are_vllms(seqs: int, sizes: list[int]) -> None:
 
 def test_graphs() -> None:
     # 7 sizes piecewise, those up to 16 once more as a whole
-    assert graph_bytes(llama(), Use()) == (
-        GRAPH_BYTES_BASE + 32 * (7 + 5) * GRAPH_BYTES_PER_LAYER_AND_SIZE
-    )
+    each = GRAPH_BYTES_PER_LAYER_AND_SIZE + GRAPH_DRIVER_BYTES_PER_LAYER_AND_SIZE
+    assert graph_bytes(llama(), Use()) == GRAPH_BYTES_BASE + 32 * (7 + 5) * each
     assert graph_bytes(llama(), Use(enforce_eager=True)) == 0
-    # measured with vLLM's defaults on an H200: 1.01 GiB; the plan must not be below
-    assert graph_bytes(llama(), Use(max_num_seqs=1024)) / GIB >= 1.01
+
+
+@pytest.mark.parametrize(
+    ("model", "sequences", "took_gib"),
+    [  # vLLM 0.33.0 on an H100: "Graph capturing finished in 3 secs, took 0.13 GiB"
+        ("qwen3-8b-fp8", 16, 0.06),
+        ("qwen3-8b", 32, 0.13),
+        ("qwen3-8b-awq", 32, 0.09),
+        ("llama-3-8b-gptq", 32, 0.08),
+        ("llama-3-8b-gptq", 64, 0.15),
+        ("gemma-3-4b", 32, 0.12),
+        ("qwen3-4b", 32, 0.12),
+    ],
+)
+def test_graphs_take_no_more_than_planned(model: str, sequences: int, took_gib: float) -> None:
+    planned = graph_bytes(catalogued(model), Use(max_num_seqs=sequences)) / GIB
+    assert took_gib <= planned <= took_gib + 0.1
 
 
 # --- cards ------------------------------------------------------------------------------------
@@ -400,7 +424,7 @@ def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
     assert flags == {
         "--dtype": "bfloat16",
         "--max-model-len": "8192",
-        "--max-num-seqs": "16",
+        "--max-num-seqs": "64",
         "--max-num-batched-tokens": "2048",
         "--block-size": "16",
         "--kv-cache-dtype": "bfloat16",
@@ -410,7 +434,10 @@ def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
     # vLLM compares with what is free once the driver's context is there: slack must remain.
     taken = made.weights + made.activations + made.cuda_graphs + made.non_torch + made.kv_cache
     assert share * RTX_3060.visible_bytes <= taken
-    assert made.free - made.driver_context - share * RTX_3060.visible_bytes >= SLACK_BYTES
+    assert (
+        made.free - made.driver_context - share * RTX_3060.visible_bytes
+        >= FREE_BYTES + FRAGMENT_BYTES
+    )
 
 
 @pytest.mark.parametrize(
@@ -488,7 +515,7 @@ def choices(made: Plan) -> list[str]:
     ("architecture", "card", "use", "offered"),
     [
         (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "1 chat of full length at once"),
-        (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "a context of 3072 tokens"),
+        (llama(GPTQ_INT8), Card("x", 12288, (8, 6)), Use(chats=4), "a context of 2816 tokens"),
         (llama(GPTQ_INT8), Card("ada", 12288, (8, 9)), Use(chats=2), "an FP8 KV cache"),
         (llama(), RTX_3060, Use(), "a copy of the model in INT4 (5.3 GiB)"),
         (llama(), RTX_3060, Use(), "6 GiB of weights in the PC's own memory"),
@@ -501,9 +528,9 @@ def choices(made: Plan) -> list[str]:
         ),
         (
             llama(GPTQ_INT4),
-            Card("x", 12288, (8, 6), used_mib=4300),
+            Card("x", 12288, (8, 6), used_mib=4150),
             Use(),
-            "a context of 4608 tokens",
+            "a context of 4864 tokens",
         ),
     ],
 )
@@ -526,9 +553,73 @@ def test_a_choice_makes_it_fit(quantization: dict[str, t.Any] | None, mib: int) 
 
 
 def test_memory_that_others_hold_is_counted() -> None:
-    alone = plan(llama(GPTQ_INT4), RTX_3060)
-    desktop = plan(llama(GPTQ_INT4), dataclasses.replace(RTX_3060, used_mib=700))
+    alone = plan(llama(GPTQ_INT4), RTX_3060, Use(max_num_seqs=16))
+    desktop = plan(
+        llama(GPTQ_INT4), dataclasses.replace(RTX_3060, used_mib=700), Use(max_num_seqs=16)
+    )
     assert alone.kv_cache - desktop.kv_cache == pytest.approx(700 * MIB, abs=2 * MIB)
+
+
+def test_a_reserve_is_left_free() -> None:
+    use = Use(max_num_seqs=16)
+    whole = plan(llama(GPTQ_INT4), RTX_3060, use)
+    less = plan(llama(GPTQ_INT4), RTX_3060, dataclasses.replace(use, reserve_mib=768))
+    assert less.slack - whole.slack == 768 * MIB
+    assert whole.kv_cache - less.kv_cache == pytest.approx(768 * MIB, abs=2 * MIB)
+
+
+@pytest.mark.parametrize("total", [81_559, 143_771, 24_576])
+def test_no_share_is_above_the_whole_card(total: int) -> None:
+    # an H100 tells of 79.2 GiB free, more than the rule for GeForce cards leaves
+    card = Card("x", total, (9, 0), free_mib=total - 500)
+    flags = flags_of(plan(llama(GPTQ_INT4), card))
+    assert 0 < float(flags["--gpu-memory-utilization"]) <= 1
+
+
+@pytest.mark.parametrize("gpu_mib", range(8_192, 32_768, 512))
+def test_more_memory_is_never_fewer_tokens(gpu_mib: int) -> None:
+    for model in catalogue.MODELS:
+        if model.id == "gemma-3-4b":
+            continue
+        use = Use(max_num_seqs=16)
+        less = plan(model.architecture, Card("x", gpu_mib, (8, 9)), use)
+        more = plan(model.architecture, Card("x", gpu_mib + 512, (8, 9)), use)
+        assert more.kv_cache_tokens >= less.kv_cache_tokens
+
+
+# --- answers at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "use", "sequences"),
+    [
+        (12_288, Use(), 64),  # measured: 32 users get 1.4 times the tokens of 16 at once
+        (10_240, Use(), 32),
+        (24_576, Use(), 128),
+        (12_288, Use(max_num_seqs=16), 16),  # what is asked for is not changed
+        (12_288, Use(max_num_seqs=200), 200),
+        (12_288, Use(max_num_batched_tokens=32), 32),  # vLLM: no more than tokens in a step
+        (12_288, Use(context=1024, chats=30), 64),
+    ],
+)
+def test_answers_at_once_are_chosen_for_the_card(memory_mib: int, use: Use, sequences: int) -> None:
+    made = plan(llama(GPTQ_INT4), Card("x", memory_mib, (8, 6)), use)
+    assert made.use.max_num_seqs == sequences
+    assert flags_of(made)["--max-num-seqs"] == str(sequences)
+
+
+def test_the_cost_of_more_answers_is_said() -> None:
+    made = plan(llama(GPTQ_INT4), RTX_3060)
+    least = plan(llama(GPTQ_INT4), RTX_3060, Use(max_num_seqs=16))
+    lost = least.kv_cache_tokens - made.kv_cache_tokens
+    assert lost <= 0.1 * least.kv_cache_tokens
+    assert f"64 answers at once (max_num_seqs): {lost} tokens of KV cache" in made.notes[-1]
+    assert not least.notes
+
+
+def test_as_many_answers_as_full_chats() -> None:
+    made = plan(llama(GPTQ_INT4), Card("x", 49_152, (8, 6)), Use(context=1024, chats=200))
+    assert (made.use.max_num_seqs or 0) >= 200
 
 
 # --- what cannot be ---------------------------------------------------------------------------
@@ -635,41 +726,78 @@ def test_cards_that_work_together_share_the_compiler_s_embedding() -> None:
     assert alone == 2 * together == 2 * 525_336_576
 
 
-@pytest.mark.parametrize(
-    ("scratch", "layer", "hole"),
-    [(1000, 300, 100), (1000, 501, 499), (1000, 1001, 0), (1000, 0, 0), (0, 300, 0)],
-)
-def test_what_stays_between_the_layers(scratch: int, layer: int, hole: int) -> None:
-    assert hole_bytes(scratch, layer) == hole
-
-
-def test_a_hole_that_activations_do_not_fill_is_planned_for() -> None:
-    # measured: 471 MiB of the compiler's scratch were left between layers of 530 MiB
-    made = plan(llama(GPTQ_INT4), Card("x", 24576, (8, 6)))
-    assert made.slack > SLACK_BYTES
-    assert sum(made.terms.values()) <= made.free
-    assert plan(llama(GPTQ_INT4), RTX_3060).slack == SLACK_BYTES
-
-
 # --- today's plan against the recorded starts ---------------------------------------------------
 
-RECORDED = {
-    answer["case"]: answer
-    for answer in map(
-        json.loads, (FIXTURES / "gpu" / "h100-vllm-0.26.0.jsonl").read_text().splitlines()
-    )
-}
+RECORDED = [
+    json.loads(line)
+    for line in (FIXTURES / "gpu" / "h100-vllm-0.33.0.jsonl").read_text().splitlines()
+]
+BY_TITLE = {case.title: case for case in CASES}
+STARTED = [start for start in RECORDED if "after_start" in start]
+SERVED = [start for start in RECORDED if "after_burst" in start]
+RAN_OUT = [start for start in RECORDED if start["round"] == 3 and "error" in start]
+
+
+def title(start: dict[str, t.Any]) -> str:
+    return f"{start['round']}-{start['case']}"
+
+
+def as_then(start: dict[str, t.Any]) -> Plan:
+    """Plan it with as many answers at once as it had."""
+    case = BY_TITLE[start["case"]]
+    use = dataclasses.replace(case.use, max_num_seqs=start["plan"]["max_num_seqs"])
+    return dataclasses.replace(case, use=use).plan
+
+
+def beside_the_plan(start: dict[str, t.Any], size: float) -> float:
+    """Take from a size what was planned for the weights and the KV cache of that start."""
+    return size - (start["plan"]["weights"] + start["plan"]["kv_cache"]) * GIB
+
+
+def room(made: Plan) -> int:
+    """What PyTorch may take beside weights and KV cache."""
+    return made.pytorch - made.weights - made.kv_cache
+
+
+@pytest.mark.parametrize("start", STARTED, ids=title)
+def test_the_plan_of_today_has_the_weights_of_then(start: dict[str, t.Any]) -> None:
+    made = BY_TITLE[start["case"]].plan
+    assert made.fits
+    seen = start["observed"]["weights_gib"] * GIB
+    assert abs(made.weights - seen) <= WEIGHTS_TOLERANCE * seen + ROUNDING_BYTES
+
+
+@pytest.mark.parametrize("start", STARTED, ids=title)
+def test_the_compiler_would_have_had_its_room(start: dict[str, t.Any]) -> None:
+    case = BY_TITLE[start["case"]]
+    took = start["after_start"]["peak_before_kv_cache"] - start["after_start"]["allocated_by_load"]
+    assert took <= compile_bytes(parse(case.full_config), case.use) + case.plan.activations
+    assert took <= case.plan.pytorch - case.plan.weights
+
+
+@pytest.mark.parametrize("start", SERVED, ids=title)
+def test_every_served_start_would_have_had_its_memory(start: dict[str, t.Any]) -> None:
+    made = as_then(start)
+    after = start["after_burst"]
+    at_peak = beside_the_plan(start, after["torch_allocated_peak"])
+    assert room(made) >= at_peak + FREE_BYTES
+    held = beside_the_plan(start, after["torch_reserved_peak"])
+    pressed = after["torch_reserved_peak"] > after["torch_cap"] - FREE_BYTES
+    # What PyTorch was free to hold it would hold again; pressed, it gave back what it could.
+    assert room(made) >= (at_peak if pressed else held)
+
+
+@pytest.mark.parametrize("start", RAN_OUT, ids=title)
+def test_who_ran_out_of_memory_would_have_had_more(start: dict[str, t.Any]) -> None:
+    """Eleven starts were made smaller than the plan, by a fault of the harness, and died."""
+    had = beside_the_plan(start, start["after_start"]["torch_cap"])
+    assert room(as_then(start)) >= had + 160 * MIB
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
-def test_the_plan_of_today_would_have_held(case: Case) -> None:
-    seen = RECORDED[case.title]
-    made = plan(parse(case.full_config), Card("x", case.gib * 1024, (8, 6)), case.use)
-    assert made.fits
-    start, after = seen["after_start"], seen["after_burst"]
-    assert made.weights == pytest.approx(start["allocated_by_load"], rel=0.01)
-    beside_the_cache = after["torch_reserved_peak"] - seen["plan"]["kv_cache"] * GIB
-    assert beside_the_cache + made.kv_cache <= after["torch_cap"] - 100 * MIB
-    if "peak_before_kv_cache" in start:
-        compiled = start["peak_before_kv_cache"] - start["allocated_by_load"]
-        assert compiled <= compile_bytes(parse(case.full_config), case.use) + made.activations
+def test_a_margin_stays_free_of_every_card(case: Case) -> None:
+    made = case.plan
+    others = made.driver_context + made.non_torch + made.graphs_of_driver
+    assert made.free - others - made.pytorch >= FREE_BYTES
+    share = float(made.environment["PYTORCH_CUDA_ALLOC_CONF"].rpartition(":")[2])
+    assert share * made.card.visible_bytes == pytest.approx(made.pytorch, rel=0.0002)

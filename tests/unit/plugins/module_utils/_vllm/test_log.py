@@ -178,7 +178,7 @@ FAILURES = [
         "memory-ran-out-serving",
         "nvidia-smi",
     ),
-    (LOADED + OOM, "activations-exceed-memory", "vllm_max_num_batched_tokens: 1024"),
+    (LOADED + OOM, "activations-exceed-memory", "model_reserve_mib: 512"),
     (OOM, "weights-exceed-memory", "sparerig.llm.fit"),
     (
         (
