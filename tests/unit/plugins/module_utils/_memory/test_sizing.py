@@ -751,7 +751,8 @@ def as_then(start: dict[str, t.Any]) -> Plan:
 
 def beside_the_plan(start: dict[str, t.Any], size: float) -> float:
     """Take from a size what was planned for the weights and the KV cache of that start."""
-    return size - (start["plan"]["weights"] + start["plan"]["kv_cache"]) * GIB
+    planned: float = start["plan"]["weights"] + start["plan"]["kv_cache"]
+    return size - planned * GIB
 
 
 def room(made: Plan) -> int:

@@ -173,9 +173,21 @@ def test_the_picture_encoder_is_counted() -> None:
                     "self_attn.q_proj",
                     "self_attn.k_proj",
                     "self_attn.v_proj",
+                    "self_attn.qkv_proj",
                     "self_attn.o_proj",
                 ),
             ),
+            "GPTQ INT4",
+        ),
+        (  # Phi-3 and Phi-4 list what is fused already
+            {
+                **GPTQ,
+                "modules_in_block_to_quantize": [
+                    ["self_attn.qkv_proj", "self_attn.o_proj"],
+                    ["mlp.gate_up_proj", "mlp.down_proj"],
+                ],
+            },
+            Quantization("gptq", 4, 128, zero_points=True),
             "GPTQ INT4",
         ),
         (
@@ -365,3 +377,26 @@ def test_damaged_weights_are_named(tmp_path: Path, content: bytes, says: str) ->
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelConfigError, match=says):
         stored_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 1024}, 1024)],
+)
+def test_mistral_has_a_window_unless_it_says_none(
+    changes: dict[str, t.Any], window: int | None
+) -> None:
+    config = {**LLAMA, "architectures": ["MistralForCausalLM"], "max_position_embeddings": 32768}
+    assert parse({**config, **changes}).window == window
+
+
+def test_positions_may_be_scaled_for_each_type_of_layer() -> None:
+    """Transformers 5 writes Gemma 3 so; without the factor its weights are 448 MiB too small."""
+    scaled = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    config = {
+        **LLAMA,
+        "architectures": ["Gemma3ForCausalLM"],
+        "rope_parameters": {"full_attention": scaled, "sliding_attention": plain},
+    }
+    assert parse(config).rope_linear_factor == 8.0
