@@ -214,12 +214,17 @@ secrets_file:
 """
 
 import inspect
-import os
 import shutil
 import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    parse_env,
+    read_text,
+    render_env,
+    write_atomically,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_port
 from ansible_collections.sparerig.llm.plugins.module_utils._service import supervisor
 from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import (
@@ -231,26 +236,17 @@ from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import 
     Spec,
     check_env,
     check_name,
-    parse_env,
     render_config,
-    render_env,
     render_unit,
     settle_secrets,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 
 SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
+COMMENT = "Managed by Ansible (sparerig.llm.container_service)"
 PRIVATE = 0o600
 PRIVATE_DIRECTORY = 0o700
 PUBLIC = 0o644
-
-
-def read(path: str) -> str | None:
-    """Return a file's text, or None when there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
 
 
 class ContainerService:
@@ -380,21 +376,13 @@ class ContainerService:
         written = []
         for path, text in files.items():
             mode = modes.get(path, PUBLIC)
-            same = read(path) == text and Path(path).stat().st_mode & 0o777 == mode
+            same = read_text(path) == text and Path(path).stat().st_mode & 0o777 == mode
             if same:
                 continue
             written.append(path)
             if self.changed():
                 Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                temporary = Path(f"{path}.new")
-                with os.fdopen(
-                    os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w"
-                ) as file:
-                    os.fchmod(file.fileno(), mode)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
+                write_atomically(path, text, mode=mode)
         return written
 
     def show_diff(self, files: dict[str, str], secrets: dict[str, str]) -> None:
@@ -402,7 +390,7 @@ class ContainerService:
         if not self.module._diff:
             return
         hidden, own = self.spec.secrets_file, self.spec.files()[1:]
-        before = {path: read(path) or "" for path in own}
+        before = {path: read_text(path) or "" for path in own}
         after = {path: files[path] for path in own}
         old = parse_env(before[hidden])
         before[hidden] = "".join(f"{name}=(secret)\n" for name in sorted(old))
@@ -431,13 +419,13 @@ class ContainerService:
         image_id = self.ensure_image()
         for network in spec.networks:
             self.ensure_network(network)
-        secrets = settle_secrets(secrets_wanted, parse_env(read(spec.secrets_file) or ""))
+        secrets = settle_secrets(secrets_wanted, parse_env(read_text(spec.secrets_file) or ""))
         files = {
             SUPERVISOR: inspect.getsource(supervisor),
             f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(vllm_log),
             spec.config_file: render_config(spec, image_id),
-            spec.env_file: render_env(spec.env),
-            spec.secrets_file: render_env(secrets),
+            spec.env_file: render_env(spec.env, COMMENT),
+            spec.secrets_file: render_env(secrets, COMMENT),
             spec.unit_file: render_unit(spec),
         }
         self.show_diff(files, secrets)
@@ -451,7 +439,7 @@ class ContainerService:
             self.must("systemctl", verb, "--quiet", self.unit, remedy="")
         if started:
             wanted = supervisor.fingerprint(files[path].encode() for path in spec.files())
-            self.start(state, is_current=read(spec.fingerprint_file) == wanted, wait=wait)
+            self.start(state, is_current=read_text(spec.fingerprint_file) == wanted, wait=wait)
         elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
             self.must("systemctl", "stop", self.unit, remedy="")
 
@@ -509,7 +497,7 @@ class ContainerService:
         left = [
             path
             for path in (spec.unit_file, spec.config_file, spec.env_file)
-            if read(path) is not None
+            if read_text(path) is not None
         ]
         if not left or not self.changed():
             return

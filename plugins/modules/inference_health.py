@@ -335,6 +335,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host, LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import parse_env
 from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import comparison
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import document_probe
@@ -422,11 +423,10 @@ def read_secret(host: Host, option: str, path: str, name: str) -> str:
         raise OptionError(
             f"{option} {path} is not there or not readable: run with become, or correct it"
         )
-    for line in text.splitlines():
-        key, _equals, value = line.partition("=")
-        if key.strip() == name and value.strip():
-            return value.strip()
-    raise OptionError(f"{option} {path} has no line {name}=VALUE")
+    value = parse_env(text).get(name, "").strip()
+    if not value:
+        raise OptionError(f"{option} {path} has no line {name}=VALUE")
+    return value
 
 
 def secret(module: AnsibleModule, host: Host, option: str) -> str | None:

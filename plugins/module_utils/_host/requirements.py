@@ -9,13 +9,16 @@ PRIVATE to this collection.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import socket
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    JsonError,
+    read_json_object,
+)
 
 GIB = 1024**3
 IN_USE = "is in use by another program"
@@ -66,8 +69,8 @@ def check_disk(path: str, min_free_gib: float) -> Check:
 def published_by_unit(config_file: str) -> set[int]:
     """Return the host ports that a unit of ours publishes already."""
     try:
-        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        config = read_json_object(config_file)
+    except (FileNotFoundError, JsonError):
         return set()
     options = [word for command in config.get("create", []) for word in command]
     return {int(word.split(":")[-2]) for word in options if word.startswith("--publish=")}

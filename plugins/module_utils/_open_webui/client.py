@@ -8,10 +8,10 @@ PRIVATE to this collection: names and behaviour may change in any release.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mimetypes
-import os
 import re
 import ssl
 import time
@@ -21,6 +21,12 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    parse_env,
+    read_json_object,
+    write_atomically,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,9 +146,7 @@ def read_credentials(path: str) -> tuple[str | None, str]:
             "The role open_webui makes it, for root only: run the task with become."
         )
         raise OpenWebUIError(message) from error
-    values = dict(
-        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
-    )
+    values = parse_env(text)
     if not values.get("WEBUI_ADMIN_PASSWORD"):
         raise OpenWebUIError(f"The credentials file {path} has no line WEBUI_ADMIN_PASSWORD=...")
     return values.get("WEBUI_ADMIN_EMAIL"), values["WEBUI_ADMIN_PASSWORD"]
@@ -161,7 +165,7 @@ class SessionFile:
     def load(self, account: Account) -> str | None:
         """Return the token of this very account, if there is one."""
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            kept = read_json_object(self.path)
             return str(kept["token"]) if kept["account"] == _fingerprint(account) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # a session that cannot be read is one that was never kept
@@ -170,15 +174,9 @@ class SessionFile:
         """Keep the token; a place that cannot be written costs a sign-in each time, no more."""
         if not self.keep:
             return
-        new = self.path.with_name(f"{self.path.name}.new")
-        try:
-            new.unlink(missing_ok=True)
-            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"account": _fingerprint(account), "token": token}, file)
-            new.replace(self.path)
-        except OSError:
-            return
+        content = json.dumps({"account": _fingerprint(account), "token": token})
+        with contextlib.suppress(OSError):
+            write_atomically(self.path, content, mode=0o600)
 
 
 def _fingerprint(account: Account) -> str:

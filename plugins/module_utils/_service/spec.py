@@ -177,18 +177,6 @@ def check_env(option: str, values: dict[str, str]) -> None:
             )
 
 
-def parse_env(text: str) -> dict[str, str]:
-    """Read an env file that this module wrote."""
-    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
-    return {key: value for key, found, value in pairs if found}
-
-
-def render_env(values: dict[str, str]) -> str:
-    """Write an env file as ``docker run --env-file`` reads it."""
-    lines = ["# Managed by Ansible (sparerig.llm.container_service)"]
-    return "\n".join([*lines, *(f"{key}={values[key]}" for key in sorted(values))]) + "\n"
-
-
 def settle_secrets(wanted: dict[str, str], present: dict[str, str]) -> dict[str, str]:
     """Take the values given; keep, or else make, those that are left to the host."""
     return {

@@ -4,7 +4,10 @@
 """The main process of a unit made by the ``container_service`` module: it runs one container.
 
 PRIVATE to this collection. The module copies this file to the host, where systemd starts it as
-``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library.
+``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library. It has
+its own few lines to read an env file and to ask by HTTP, and not files.py and http.py beside it:
+one file is replaced in one step, so that a run that is cut off leaves no two parts that do not fit;
+and a unit restarts when this file changes, which must not happen for what only modules need.
 
 systemd alone can start and restart a process. It cannot tell a container that runs from a service
 that answers. The supervisor can: it reports READY only when the probe succeeds, keeps asking, and
@@ -110,7 +113,7 @@ def say(message: str) -> None:
 
 def read_variable(path: str, name: str) -> str:
     """Return one value of an env file."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
         key, _equals, value = line.partition("=")
         if key == name:
             return value
