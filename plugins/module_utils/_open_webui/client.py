@@ -152,6 +152,30 @@ def read_credentials(path: str) -> tuple[str | None, str]:
     return values.get("WEBUI_ADMIN_EMAIL"), values["WEBUI_ADMIN_PASSWORD"]
 
 
+class Sessions(t.Protocol):
+    """Where the session of an account may be, so that it need not sign in again."""
+
+    def load(self, account: Account) -> str | None:
+        """Return the token of this very account, if there is one."""
+
+    def save(self, account: Account, token: str) -> None:
+        """Keep the token."""
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """A session that was opened in this run."""
+
+    token: str = field(repr=False)
+
+    def load(self, _account: Account) -> str:
+        """Return its token."""
+        return self.token
+
+    def save(self, _account: Account, _token: str) -> None:
+        """Keep nothing: it ends with the run."""
+
+
 @dataclass(frozen=True)
 class SessionFile:
     """Keeps a session from one task to the next, readable by its owner only.
@@ -199,7 +223,7 @@ class OpenWebUI:
         *,
         warn: Callable[[str], None] = lambda _unused: None,
         transport: Transport | None = None,
-        sessions: SessionFile | None = None,
+        sessions: Sessions | None = None,
         administrator: bool = True,
     ) -> None:
         """Wait until Open WebUI answers, check its version, sign in."""
@@ -313,7 +337,7 @@ class OpenWebUI:
         return text
 
     def _open_session(self) -> str:
-        """Go on with a kept session, or sign in; return the id of the account."""
+        """Go on with a session that is there, or sign in; return the id of the account."""
         kept = self._sessions.load(self.account) if self._sessions else None
         session = self._resume(kept) if kept else None
         if session is None:
