@@ -107,7 +107,8 @@ class Archive:
     def unsent(self, downloads: Iterable[Download], timeout: float = 20.0) -> list[str]:
         """List the files that the archive says it does not have, by asking for their heads.
 
-        Any other trouble is left to apt, which knows more ways to a file than we do.
+        Any other trouble is left to apt, which knows more ways to a file than we do. By urllib and
+        not by _host/http.py, which knows no proxies and follows no redirects, as mirrors have them.
         """
         opener = urllib.request.build_opener(urllib.request.ProxyHandler(self._proxies()))
 

@@ -13,12 +13,10 @@ import hashlib
 import json
 import mimetypes
 import re
-import ssl
 import time
 import typing as t
 import uuid
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -27,10 +25,16 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
     read_json_object,
     write_atomically,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.http import (
+    Client,
+    Content,
+    Deadline,
+    HttpError,
+    RefusedError,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from urllib.parse import SplitResult
 
 Json = t.Any
 """What the API answers: decoded JSON of a shape that only the caller knows."""
@@ -54,6 +58,7 @@ _UNAUTHORISED = 401
 _FORBIDDEN = 403
 _NOT_FOUND = 404
 _OK = (200, 201, 204)
+_MAX_BYTES = 64 * 1024 * 1024  # a list of models carries their pictures
 
 
 class OpenWebUIError(Exception):
@@ -111,27 +116,19 @@ class Transport(t.Protocol):
 def http_transport(*, validate_certs: bool = True) -> Transport:
     """Send requests straight to the host: a proxy has no business between a PC and its own page."""
 
-    def connect(url: SplitResult, timeout: float) -> HTTPConnection:
-        if url.scheme == "http":
-            return HTTPConnection(url.hostname or "", url.port, timeout=timeout)
-        context = ssl.create_default_context()
-        if not validate_certs:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return HTTPSConnection(url.hostname or "", url.port, timeout=timeout, context=context)
-
     def send(request: Request, timeout: float) -> Answer:
         url = urlsplit(request.url)
-        connection = connect(url, timeout)
+        base = urlunsplit((url.scheme, url.netloc, "", "", ""))
+        path = urlunsplit(("", "", url.path, url.query, ""))
+        client = Client(base, validate_certs=validate_certs, max_bytes=_MAX_BYTES)
+        content = Content(request.body, request.headers)
         try:
-            target = urlunsplit(("", "", url.path, url.query, ""))
-            connection.request(request.method, target, request.body, dict(request.headers))
-            response = connection.getresponse()
-            return Answer(response.status, response.read())
-        except HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
+            answer = client.send(request.method, path, Deadline(timeout), content)
+        except RefusedError as error:
+            raise ConnectionRefusedError(str(error)) from error
+        except HttpError as error:
+            raise ConnectionError(str(error)) from error
+        return Answer(answer.status, answer.body)
 
     return send
 
@@ -451,6 +448,11 @@ def _hint(status: int) -> str:
 
 
 def _multipart(name: str, content: bytes, metadata: Mapping[str, str]) -> tuple[bytes, str]:
+    """Build the body of an upload, and its type.
+
+    Not by Ansible's prepare_multipart, which encodes files in base64 by default: Open WebUI's server
+    does not decode that.
+    """
     boundary = uuid.uuid4().hex
     safe = name.replace("\\", "\\\\").replace('"', "%22")
     head = (
