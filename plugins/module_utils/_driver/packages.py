@@ -13,9 +13,9 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    OPEN,
     parse_version,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import OPEN
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

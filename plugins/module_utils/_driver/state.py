@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    Card,
-    describe_card,
-    parse_pci_ids,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     OF_INTEREST,
     Package,
     parse_stanzas,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    PciCard,
+    describe_card,
+    parse_pci_ids,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import (
+    Driver,
     parse_kernel_module,
+    read_library,
     read_pci,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
@@ -62,7 +64,7 @@ class SysrootHost(LocalHost):
         return super().resolve(self._moved(path))
 
 
-def read_cards(host: Host) -> list[Card]:
+def read_cards(host: Host) -> list[PciCard]:
     """Find and name the NVIDIA cards on the PCI bus; needs no driver."""
     devices = read_pci(host)
     listed = parse_pci_ids(host.read("/usr/share/misc/pci.ids") or "") if devices else {}
@@ -80,19 +82,17 @@ class LoadedDriver:
     @property
     def mismatched(self) -> bool:
         """Whether the loaded module and the libraries come from two versions."""
-        return bool(self.nvidia and self.library and self.nvidia != self.library)
+        return Driver(self.nvidia, self.library).mismatched
 
 
 def read_loaded(host: Host) -> LoadedDriver:
     """Read what is loaded from /proc and the library's own name."""
     version, _open = parse_kernel_module(host.read("/proc/driver/nvidia/version") or "")
     modules = host.read("/proc/modules") or ""
-    library = host.resolve("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")
-    match = re.search(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)$", library)
     return LoadedDriver(
         nvidia=version,
         nouveau=bool(re.search(r"^nouveau ", modules, re.MULTILINE)),
-        library=match[1] if match else "",
+        library=read_library(host),
     )
 
 

@@ -22,6 +22,11 @@ import math
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    BFLOAT16_CAPABILITY,
+    LEAST_CAPABILITY,
+)
+
 if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._model.config import (
         Architecture,
@@ -64,9 +69,6 @@ SLACK_BYTES: t.Final = 256 * MIB
 RESERVED_MIB: t.Final = 256
 RESERVED_PART: t.Final = 0.017
 
-# vLLM 0.20 and later are built for 7.5 and newer (facts of the release's build files).
-LEAST_CAPABILITY: t.Final = (7, 5)
-BFLOAT16_CAPABILITY: t.Final = (8, 0)  # vLLM platforms/cuda.py
 FP8_CAPABILITY: t.Final = (8, 9)  # native FP8: vLLM triton_attn.py, compressed_tensors_w8a8_fp8.py
 # vLLM config/model.py: these lose their footing in float16.
 NEEDS_BFLOAT16: t.Final = ("Gemma 2", "Gemma 3")

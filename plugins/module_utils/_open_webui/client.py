@@ -450,8 +450,8 @@ def _hint(status: int) -> str:
 def _multipart(name: str, content: bytes, metadata: Mapping[str, str]) -> tuple[bytes, str]:
     """Build the body of an upload, and its type.
 
-    Not by Ansible's prepare_multipart, which encodes files in base64 by default: Open WebUI's server
-    does not decode that.
+    Not by Ansible's prepare_multipart, which encodes files in base64 by default: Open WebUI does
+    not decode that.
     """
     boundary = uuid.uuid4().hex
     safe = name.replace("\\", "\\\\").replace('"', "%22")

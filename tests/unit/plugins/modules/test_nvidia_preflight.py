@@ -12,9 +12,6 @@ import typing as t
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import archive
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    describe_card,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     Offer,
     Package,
@@ -24,6 +21,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import 
     AptSource,
     Foreign,
     LoadedDriver,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    describe_card,
 )
 from ansible_collections.sparerig.llm.plugins.modules import nvidia_preflight
 

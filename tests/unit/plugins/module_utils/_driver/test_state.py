@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import Package
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 
 if t.TYPE_CHECKING:
@@ -94,6 +95,8 @@ PROPRIETARY = (
         ("", "", "", ("", False, "", False)),
         (PROPRIETARY, "580.178.04", "nvidia 1 0\n", ("580.178.04", False, "580.178.04", False)),
         (PROPRIETARY, "580.95.05", "nvidia 1 0\n", ("580.178.04", False, "580.95.05", True)),
+        # NVML's own name for its version may be shorter.
+        (PROPRIETARY, "580.178", "nvidia 1 0\n", ("580.178.04", False, "580.178", False)),
         ("", "580.178.04", "snd 1 0\nnouveau 1 0\n", ("", True, "580.178.04", False)),
         ("", "", "drm_nouveau 1 0 nouveau\n", ("", False, "", False)),
     ],
@@ -107,6 +110,20 @@ def test_read_loaded(
         files[f"-> {link}"] = f"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.{library}"
     loaded = reader.read_loaded(FakeHost(files))
     assert (loaded.nvidia, loaded.nouveau, loaded.library, loaded.mismatched) == expected
+
+
+def test_preflight_and_health_judge_a_driver_alike() -> None:
+    """One whose library lies where only the loader's cache says is a driver all the same."""
+    library = "/opt/driver/libnvidia-ml.so.1"
+    files = {
+        "/proc/driver/nvidia/version": PROPRIETARY,
+        f"-> {library}": "/opt/driver/libnvidia-ml.so.570.1",
+    }
+    host = FakeHost(
+        files, {"ldconfig -p": Answer(0, f"libnvidia-ml.so.1 (libc6) => {library}\n", "")}
+    )
+    assert reader.read_loaded(host).mismatched
+    assert nvidia_smi.read(host).driver.mismatched
 
 
 @pytest.mark.parametrize(
