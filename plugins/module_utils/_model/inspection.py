@@ -14,17 +14,30 @@ import dataclasses
 import hashlib
 import json
 import os
-import struct
 import typing as t
 import zipfile
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import (
+    LFS_POINTER,
+    DamagedFileError,
+    JsonObject,
+    read_object,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.quantization import (
+    GPTQ_BITS,
+    SEPARATE_FILES,
+    SERVED_FORMATS,
+    describe_quantization,
+    quantization_settings,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.safetensors import (
+    safetensors_header,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-
-JsonObject = dict[str, t.Any]
 
 # What decides whether a model can be served, apart from weights and tokenizer. Some KiB each.
 SMALL_FILES = (
@@ -52,12 +65,7 @@ WEIGHTS = (
 )
 NOT_WEIGHTS = ("adapter_", "optimizer", "training_", "scheduler")
 FOREIGN_WEIGHTS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth")
-# Formats by the name that a config.json gives them: those vLLM loads, and those made for others.
-SERVED_FORMATS = (
-    *("auto-round", "auto_gptq", "awq", "awq_marlin", "bitsandbytes", "compressed-tensors"),
-    *("experts_int8", "fbgemm_fp8", "fp8", "gptq", "gptq_marlin", "inc", "modelopt"),
-    *("modelopt_fp4", "moe_wna16", "mxfp4", "quark", "rtn", "torchao"),
-)
+# Formats, by the name that a config.json gives them, that are made for other programs.
 FOREIGN_FORMATS = {
     "exl2": "ExLlamaV2",
     "exl3": "ExLlamaV3",
@@ -67,17 +75,6 @@ FOREIGN_FORMATS = {
 # Tokens by which chat models end their turn. One that the template writes must also stop vLLM.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-LFS_POINTER = b"version https://git-lfs"
-# The safetensors format itself refuses a larger header.
-MAX_SAFETENSORS_HEADER = 100_000_000
-
-
-class DamagedFileError(Exception):
-    """A file is there, but is not what its name says."""
-
-    def __init__(self, path: Path, seen: str) -> None:
-        super().__init__(f"{path.name}: {seen}")
-        self.path = path
 
 
 class NotPassedError(Exception):
@@ -181,46 +178,6 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(ordered[:limit]) + more
 
 
-def read_object(path: Path) -> JsonObject:
-    """Read a file that must hold one JSON object."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DamagedFileError(path, f"it cannot be read ({error.strerror})") from error
-    if raw.startswith(LFS_POINTER):
-        raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
-    try:
-        value = json.loads(raw)
-    except ValueError as error:
-        raise DamagedFileError(path, f"it is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DamagedFileError(path, "it is valid JSON, but not an object")
-    return value
-
-
-def safetensors_header(path: Path) -> tuple[JsonObject, int]:
-    """Read a safetensors header: its tensors, and the size that the whole file must have."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == LFS_POINTER[:8]:
-            raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
-        if len(start) < struct.calcsize("<Q"):
-            raise DamagedFileError(path, f"{len(start)} bytes, too few even for a header")
-        (length,) = struct.unpack("<Q", start)
-        if length > MAX_SAFETENSORS_HEADER:
-            raise DamagedFileError(path, "it does not start with a safetensors header")
-        raw = file.read(length)
-    if len(raw) < length:
-        raise DamagedFileError(path, f"it ends within its header of {length} bytes")
-    try:
-        header = json.loads(raw)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        data = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise DamagedFileError(path, "its safetensors header is not valid") from error
-    return tensors, len(start) + length + data
-
-
 def text_config(config: JsonObject) -> JsonObject:
     """Return what is about the language model; models that also see keep it one level down."""
     inner = config.get("text_config")
@@ -232,28 +189,6 @@ def context_length(config: JsonObject) -> int | None:
     text = text_config(config)
     values = (text.get(key) for key in CONTEXT_KEYS)
     return next((value for value in values if isinstance(value, int) and value > 1), None)
-
-
-def describe_quantization(settings: JsonObject) -> JsonObject:
-    """Bring the many spellings of a quantisation to one."""
-    method = str(settings.get("quant_method") or "").lower()
-    known = {name.replace("_", "-"): name for name in SERVED_FORMATS}
-    bits = settings.get("bits", settings.get("w_bit"))
-    group = settings.get("group_size", settings.get("q_group_size"))
-    groups = settings.get("config_groups")
-    if isinstance(groups, dict) and groups:
-        scheme = next(iter(groups.values()))
-        weights = scheme.get("weights") if isinstance(scheme, dict) else None
-        if isinstance(weights, dict):
-            bits, group = weights.get("num_bits"), weights.get("group_size")
-    return {
-        "method": known.get(method.replace("_", "-"), method),
-        "format": settings.get("checkpoint_format") or settings.get("format"),
-        "bits": bits,
-        "group_size": group,
-        "desc_act": settings.get("desc_act"),
-        "sym": settings.get("sym"),
-    }
 
 
 def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
@@ -276,7 +211,7 @@ def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
             "vLLM loads GPTQ only if it is symmetric (sym true).",
             "Choose a release that was quantised with sym true, or the model in AWQ.",
         )
-    if quantization["bits"] not in {4, 8}:
+    if quantization["bits"] not in GPTQ_BITS:
         return (
             f"vLLM loads GPTQ with 4 or 8 bits, and this has {quantization['bits']}.",
             "Choose a release with 4 or 8 bits.",
@@ -501,11 +436,10 @@ class _Model:
 
     def _quantization_settings(self) -> tuple[str, JsonObject | None]:
         """Return the settings and the file that has them, in the order in which vLLM looks."""
-        text = text_config(self.config)
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(text.get(key), dict):
-                return "config.json", text[key]
-        for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+        settings = quantization_settings(self.config)
+        if isinstance(settings, dict):
+            return "config.json", settings
+        for name, method in SEPARATE_FILES.items():
             if name in self.sizes:
                 return name, {"quant_method": method, **read_object(self.directory / name)}
         return "", None
