@@ -34,7 +34,7 @@ def read_text(path: str | Path) -> str | None:
 
 def write_atomically(
     path: str | Path,
-    content: str,
+    content: str | bytes,
     *,
     mode: int | None = None,
     owner: tuple[int, int] | None = None,
@@ -60,8 +60,8 @@ def write_atomically(
     try:
         # Closed to others until owner and mode are set.
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if owner and owner != (os.geteuid(), os.getegid()):
                 os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)  # after the owner, whose change takes setuid away

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: nvidia_module
+module: nvidia_kernel_module
 short_description: Load the NVIDIA kernel module, and explain why the kernel refuses it
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
@@ -29,12 +29,12 @@ options:
     type: path
     default: /
 seealso:
-  - module: sparerig.llm.nvidia_preflight
+  - module: sparerig.llm.nvidia_driver_plan
 """
 
 EXAMPLES = r"""
 - name: Load the NVIDIA kernel module
-  sparerig.llm.nvidia_module:
+  sparerig.llm.nvidia_kernel_module:
 """
 
 RETURN = r"""

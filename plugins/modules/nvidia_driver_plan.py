@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: nvidia_preflight
-short_description: Reason about card, driver, kernel and vLLM image before anything is downloaded
+module: nvidia_driver_plan
+short_description: Plan the NVIDIA driver of a host by its cards, kernels and vLLM image, before the first change
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
@@ -85,18 +85,18 @@ options:
     type: path
     default: /
 seealso:
-  - module: sparerig.llm.nvidia_module
+  - module: sparerig.llm.nvidia_kernel_module
   - module: sparerig.llm.gpu_info
 """
 
 EXAMPLES = r"""
 - name: Ask whether this PC can run vLLM 0.33
-  sparerig.llm.nvidia_preflight:
+  sparerig.llm.nvidia_driver_plan:
     branch: "580"
     image: docker.io/vllm/vllm-openai:v0.33.0
 
 - name: Ask the same of a driver that somebody else looks after
-  sparerig.llm.nvidia_preflight:
+  sparerig.llm.nvidia_driver_plan:
     state: unmanaged
     running: true
     image: docker.io/vllm/vllm-openai:v0.33.0

@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.modules import nvidia_module
+from ansible_collections.sparerig.llm.plugins.modules import nvidia_kernel_module
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +45,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 def test_the_module_is_loaded_once(run_module: RunModule, host: Callable[..., str]) -> None:
     sysroot = host()
-    assert run_module(nvidia_module, check=True, sysroot=sysroot)["version"] == ""
-    first = run_module(nvidia_module, sysroot=sysroot)
+    assert run_module(nvidia_kernel_module, check=True, sysroot=sysroot)["version"] == ""
+    first = run_module(nvidia_kernel_module, sysroot=sysroot)
     assert (first["changed"], first["version"]) == (True, "580.178.04")
     assert first["signer"] == "Canonical Ltd. Kernel Module Signing"
-    assert run_module(nvidia_module, sysroot=sysroot)["changed"] is False
+    assert run_module(nvidia_kernel_module, sysroot=sysroot)["changed"] is False
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_refusal_is_explained(
     failure: str,
     words: str,
 ) -> None:
-    answer = run_module(nvidia_module, sysroot=host(*said))
+    answer = run_module(nvidia_kernel_module, sysroot=host(*said))
     assert answer["failed"]
     assert answer["failure"] == failure
     assert words in answer["msg"]
