@@ -80,10 +80,6 @@ options:
     description: How long to wait for another program that holds apt's lock, in seconds. Waits only when something has to be installed.
     type: int
     default: 300
-  sysroot:
-    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
-    type: path
-    default: /
 seealso:
   - module: sparerig.llm.nvidia_kernel_module
   - module: sparerig.llm.gpu_info
@@ -250,16 +246,18 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight imp
     judge,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import kernel_host
 from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_disk
 
 if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+    from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
 
 OUR_HOLDS = "/etc/apt/apt.conf.d/52sparerig-nvidia"
 KEY_OF_DKMS = "/var/lib/shim-signed/mok/MOK.der"
 
 
-def look(host: reader.SysrootHost, request: Request) -> Seen:
+def look(host: Host, request: Request) -> Seen:
     """Read everything that the reasoning needs."""
     packages = reader.read_packages(host)
     kernel = reader.read_running_kernel(host)
@@ -363,7 +361,6 @@ def main() -> None:
             "min_free_gib": {"type": "float", "default": 0},
             "min_ram_gib": {"type": "float", "default": 0},
             "lock_timeout": {"type": "int", "default": 300},
-            "sysroot": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
     )
@@ -376,7 +373,7 @@ def main() -> None:
         flavour=params["kernel_flavour"],
         upgrade=params["upgrade"],
     )
-    host = reader.SysrootHost(params["sysroot"])
+    host = kernel_host()
     seen = look(host, request)
     verdict = judge(seen, request, params["lock_timeout"])
     if not verdict.settled and params["archive"]:

@@ -39,31 +39,6 @@ if t.TYPE_CHECKING:
 _DPKG_LOCKS: t.Final = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
 
 
-class SysrootHost(LocalHost):
-    """The host that the module runs on, with the kernel's view of it read from somewhere else.
-
-    Only /proc and /sys move. It lets a test give a machine without a card a stand-in one.
-    """
-
-    def __init__(self, sysroot: str) -> None:
-        self._sysroot = sysroot.rstrip("/")
-
-    def _moved(self, path: str) -> str:
-        return f"{self._sysroot}{path}" if path.startswith(("/proc/", "/sys/")) else path
-
-    def read_bytes(self, path: str) -> bytes | None:
-        """Return a file's bytes; None when it is not there or not ours to read."""
-        return super().read_bytes(self._moved(path))
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in a folder, sorted; none when it is not there."""
-        return super().names(self._moved(path))
-
-    def resolve(self, path: str) -> str:
-        """Follow symbolic links to the end."""
-        return super().resolve(self._moved(path))
-
-
 def read_cards(host: Host) -> list[PciCard]:
     """Find and name the NVIDIA cards on the PCI bus; needs no driver."""
     devices = read_pci(host)

@@ -29,6 +29,7 @@ from ansible_collections.sparerig.llm.plugins.modules import nvidia_driver_plan
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     RunModule = Callable[..., dict[str, t.Any]]
 
@@ -315,10 +316,13 @@ def test_removal(ask: RunModule) -> None:
     assert answer["plan"]["reboot"] == ["the removed driver is still loaded"]
 
 
-def test_too_little_memory_stops_it(ask: RunModule, tmp_path: t.Any) -> None:
+def test_too_little_memory_stops_it(
+    ask: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text("MemTotal:        8052344 kB\n")
-    answer = ask(RUNNING, min_ram_gib=16, sysroot=str(tmp_path))
+    monkeypatch.setenv("SPARERIG_TEST_SYSROOT", str(tmp_path))
+    answer = ask(RUNNING, min_ram_gib=16)
     assert answer["failed"]
     assert "16 GiB of main memory are needed and the PC has 7.7 GiB" in answer["msg"]
 

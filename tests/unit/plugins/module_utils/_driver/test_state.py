@@ -51,18 +51,6 @@ class FakeHost:
         return self.files.get(f"-> {path}", path)
 
 
-def test_only_proc_and_sys_come_from_the_sysroot(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "modules").write_text("nouveau 1 0\n")
-    own = tmp_path / "own"
-    own.write_text("own")
-    host = reader.SysrootHost(str(tmp_path))
-    assert host.read("/proc/modules") == "nouveau 1 0\n"
-    assert host.names("/proc/") == ["modules"]
-    assert host.read(str(own)) == "own"
-    assert host.resolve("/sys/x") == f"{tmp_path}/sys/x"
-
-
 def test_read_cards() -> None:
     bus = "/sys/bus/pci/devices"
     host = FakeHost(
