@@ -246,6 +246,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight imp
     judge,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu
+from ansible_collections.sparerig.llm.plugins.module_utils._host import apt
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import kernel_host
 from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_disk
 
@@ -268,10 +269,10 @@ def look(host: Host, request: Request) -> Seen:
         loaded=reader.read_loaded(host),
         kernel=kernel,
         packages=packages,
-        interrupted=reader.dpkg_interrupted(host),
+        interrupted=apt.dpkg_interrupted(host),
         secure_boot=gpu.read_secure_boot(host, timeout=10.0),
         foreign=reader.find_foreign(host, packages),
-        sources=reader.read_apt_sources(host),
+        sources=apt.read_apt_sources(host),
         snap_docker=Path("/snap/bin/docker").exists(),
         ours=Path(OUR_HOLDS).exists(),
         key_enrolled=reader.key_enrolled(host, KEY_OF_DKMS) if request.dkms else None,
@@ -284,14 +285,14 @@ def look(host: Host, request: Request) -> Seen:
 def wait_for_apt(seen: Seen, timeout: int) -> Seen:
     """Wait until nobody else holds apt's lock; remember who did, and for how long."""
     start = time.monotonic()
-    holder = reader.apt_lock_holder()
+    holder = apt.apt_lock_holder()
     while holder:
         waited = time.monotonic() - start
         seen = dataclasses.replace(seen, lock_holder=holder, lock_waited=waited)
         if waited >= timeout:
             break
         time.sleep(1)
-        holder = reader.apt_lock_holder()
+        holder = apt.apt_lock_holder()
     return seen
 
 

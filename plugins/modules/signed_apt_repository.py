@@ -109,7 +109,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures
     explain,
     page,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
     read_apt_sources,
     same_repository,
 )

@@ -22,7 +22,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages impo
     follow_flavour,
     installed,
     kernel_metas,
-    parse_stanzas,
     transitional,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import (
@@ -31,6 +30,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight imp
     failed,
     passed,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import parse_stanzas
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -35,25 +35,22 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages impo
     missing,
     reboot_reasons,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    conflicting_sources,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
     BFLOAT16_CAPABILITY,
     LEAST_CAPABILITY,
     OPEN,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import conflicting_sources
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import Package
     from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-        AptSource,
         Foreign,
         LoadedDriver,
     )
     from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import PciCard
+    from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import AptSource, Package
 
 # The kernel series that each Ubuntu release came with; later ones are called HWE.
 FIRST_SERIES: t.Final[Mapping[str, str]] = {"22.04": "5.15", "24.04": "6.8"}

@@ -1,23 +1,16 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read from a host what the NVIDIA preflight reasons about: cards, kernels, packages, apt."""
+"""Read from a host what the NVIDIA preflight reasons about: cards, kernels, driver packages."""
 
 from __future__ import annotations
 
-import fcntl
 import re
-import struct
 import typing as t
 from dataclasses import dataclass
-from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
-    OF_INTEREST,
-    Package,
-    parse_stanzas,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import OF_INTEREST
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
     PciCard,
     describe_card,
@@ -29,14 +22,18 @@ from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi impor
     read_library,
     read_pci,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
+    Package,
+    parse_stanzas,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import (
+    parse_os_release,
+)
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
-
-_DPKG_LOCKS: t.Final = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
 
 
 def read_cards(host: Host) -> list[PciCard]:
@@ -78,8 +75,7 @@ def read_running_kernel(host: Host) -> str:
 
 def read_system(host: Host) -> str:
     """Name the system as /etc/os-release does: ubuntu 22.04."""
-    pairs = (line.partition("=") for line in (host.read("/etc/os-release") or "").splitlines())
-    values = {key: value.strip("\"'") for key, _unused, value in pairs}
+    values = parse_os_release(host.read("/etc/os-release") or "")
     return f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
 
 
@@ -123,17 +119,6 @@ def read_slept(host: Host) -> int:
 def read_packages(host: Host) -> dict[str, Package]:
     """Read the driver and kernel packages that dpkg knows."""
     return parse_stanzas(host.read("/var/lib/dpkg/status") or "", OF_INTEREST)
-
-
-def dpkg_interrupted(host: Host) -> bool:
-    """Whether an installation was cut off half-way, by a power cut for instance.
-
-    Whatever it was of: dpkg does nothing else before that is finished.
-    """
-    status = host.read("/var/lib/dpkg/status") or ""
-    unfinished = re.search(r"^Status: \S+ \S+ (unpacked|half-|triggers-)", status, re.MULTILINE)
-    journal = any(name.isdigit() for name in host.names("/var/lib/dpkg/updates"))
-    return bool(unfinished) or journal
 
 
 @dataclass(frozen=True)
@@ -191,87 +176,4 @@ def _origin(package: Package) -> str:
         and re.search(r"-[01]ubuntu1$", package.version)
     ):
         return _NVIDIA_ARCHIVE
-    return ""
-
-
-_NVIDIA_REPOSITORIES: t.Final = re.compile(r"nvidia\.github\.io|developer\.download\.nvidia\.com")
-
-
-@dataclass(frozen=True)
-class AptSource:
-    """A repository, as one file under /etc/apt names it."""
-
-    file: str
-    uri: str
-    signed_by: str
-
-
-def read_apt_sources(host: Host) -> list[AptSource]:
-    """Read the repositories of NVIDIA that apt's files name, in both of apt's formats."""
-    folder = "/etc/apt/sources.list.d"
-    files = ["/etc/apt/sources.list", *(f"{folder}/{name}" for name in host.names(folder))]
-    sources: list[AptSource] = []
-    for file in files:
-        text = host.read(file) or ""
-        if file.endswith(".sources"):
-            sources += _deb822_sources(file, text)
-        elif file.endswith(".list"):
-            sources += _one_line_sources(file, text)
-    return sources
-
-
-def _one_line_sources(file: str, text: str) -> Iterable[AptSource]:
-    for line in text.splitlines():
-        match = re.match(r"\s*deb(?:-src)?\s+(?:\[([^]]*)\]\s+)?(\S+)", line)
-        if match:
-            key = re.search(r"signed-by=(\S+)", match[1] or "")
-            yield AptSource(file, match[2].rstrip("/"), key[1] if key else "")
-
-
-def _deb822_sources(file: str, text: str) -> Iterable[AptSource]:
-    for stanza in re.split(r"\n\s*\n", text):
-        fields = {
-            key.lower(): value.strip()
-            for key, value in re.findall(r"^([A-Za-z-]+):(.*(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-        }
-        if fields.get("enabled", "yes").lower() == "no":
-            continue
-        for uri in fields.get("uris", "").split():
-            yield AptSource(file, uri.rstrip("/"), fields.get("signed-by", ""))
-
-
-def conflicting_sources(sources: Sequence[AptSource]) -> list[tuple[AptSource, AptSource]]:
-    """Find pairs that give one of NVIDIA's repositories two keys: apt refuses all lists then."""
-    ours = [s for s in sources if _NVIDIA_REPOSITORIES.search(s.uri)]
-    return [
-        (first, second)
-        for number, first in enumerate(ours)
-        for second in ours[number + 1 :]
-        if same_repository(first.uri, second.uri) and first.signed_by != second.signed_by
-    ]
-
-
-def same_repository(first: str, second: str) -> bool:
-    """Whether two URIs name one repository; $(ARCH) is apt's own way to write the architecture."""
-    return _spelt_out(first) == _spelt_out(second)
-
-
-def _spelt_out(uri: str) -> str:
-    return uri.replace("$(ARCH)", "amd64").rstrip("/")
-
-
-def apt_lock_holder() -> str:
-    """Name the program that holds dpkg's lock; empty when nobody does."""
-    for lock in _DPKG_LOCKS:
-        try:
-            with Path(lock).open("rb") as file:
-                asked = struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)
-                kind, *_unused, pid = struct.unpack(
-                    "hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked)
-                )
-        except OSError:
-            continue
-        if kind != fcntl.F_UNLCK:
-            name = (LocalHost().read(f"/proc/{pid}/comm") or "a program").strip()
-            return f"{name} (process {pid})"
     return ""

@@ -11,19 +11,21 @@ import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import archive
-from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     Offer,
-    Package,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import Seen
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    AptSource,
     Foreign,
     LoadedDriver,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
     describe_card,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host import apt
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
+    AptSource,
+    Package,
 )
 from ansible_collections.sparerig.llm.plugins.modules import nvidia_driver_plan
 
@@ -79,7 +81,7 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
         monkeypatch.setattr(nvidia_driver_plan, "look", lambda *_unused: seen)
-        monkeypatch.setattr(reader, "apt_lock_holder", lambda: "")
+        monkeypatch.setattr(apt, "apt_lock_holder", lambda: "")
         return run_module(nvidia_driver_plan, **options)
 
     return run
@@ -339,12 +341,12 @@ def test_apt_is_waited_for_and_its_holder_named(
     monkeypatch.setattr(time, "sleep", lambda _unused: None)
     monkeypatch.setattr(nvidia_driver_plan, "Archive", lambda _unused: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda: next(holders))
+    monkeypatch.setattr(apt, "apt_lock_holder", lambda: next(holders))
     answer = run_module(nvidia_driver_plan, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda: "dpkg (process 8)")
+    monkeypatch.setattr(apt, "apt_lock_holder", lambda: "dpkg (process 8)")
     answer = run_module(nvidia_driver_plan, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]

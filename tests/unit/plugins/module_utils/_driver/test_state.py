@@ -1,19 +1,16 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a host: cards, drivers from elsewhere, apt's files and lock, memory."""
+"""Reading a host: cards, drivers from elsewhere, memory."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing as t
-from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import Package
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import Package
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 
 if t.TYPE_CHECKING:
@@ -126,25 +123,6 @@ def test_read_system(text: str, system: str) -> None:
     assert reader.read_system(FakeHost({"/etc/os-release": text})) == system
 
 
-@pytest.mark.parametrize(
-    ("states", "updates", "interrupted"),
-    [
-        (["installed", "config-files"], [], False),
-        (["installed", "half-configured"], [], True),
-        (["unpacked"], [], True),
-        (["half-installed"], [], True),
-        (["triggers-pending"], [], True),
-        (["installed"], ["0001"], True),
-        (["installed"], ["tmp.i"], False),
-    ],
-)
-def test_dpkg_interrupted(states: list[str], updates: list[str], *, interrupted: bool) -> None:
-    host = FakeHost({f"/var/lib/dpkg/updates/{name}": "" for name in updates})
-    status = "".join(f"Package: p\nStatus: install ok {state}\n\n" for state in states)
-    host.files["/var/lib/dpkg/status"] = status
-    assert reader.dpkg_interrupted(host) is interrupted
-
-
 UBUNTU = "580.178.04-0ubuntu0.22.04.1"
 
 
@@ -175,47 +153,6 @@ def test_the_run_installer_leaves_its_uninstaller() -> None:
     found = reader.find_foreign(FakeHost({"/usr/bin/nvidia-uninstall": ""}), {})
     assert found[0].origin == "NVIDIA's .run installer"
     assert "sudo nvidia-uninstall" in found[0].remedy
-
-
-TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
-ONE = f"deb [signed-by=/k/one.gpg] {TOOLKIT}/$(ARCH) /\n# deb http://x y\n"
-TWO = f"Types: deb\nURIs: {TOOLKIT}/amd64/\nSuites: /\nSigned-By:\n -----BEGIN\n .\n -----END\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "conflict"),
-    [
-        ({"a.list": ONE}, False),
-        ({"a.list": ONE, "b.list": ONE}, False),
-        ({"a.list": ONE, "b.sources": TWO}, True),
-        ({"a.list": ONE, "b.sources": f"Enabled: no\n{TWO}"}, False),
-        ({"a.list": ONE, "b.list": f"deb {TOOLKIT}/amd64 /\n"}, True),
-        ({"a.list": ONE, "b.list": "deb [signed-by=/k/b] https://example.org/deb /\n"}, False),
-        ({"a.list": ONE, "b.list.save": f"deb {TOOLKIT}/amd64 /\n"}, False),
-    ],
-)
-def test_conflicting_sources(files: dict[str, str], *, conflict: bool) -> None:
-    host = FakeHost({f"/etc/apt/sources.list.d/{name}": text for name, text in files.items()})
-    assert bool(reader.conflicting_sources(reader.read_apt_sources(host))) is conflict
-
-
-def test_the_holder_of_apts_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = tmp_path / "lock-frontend"
-    monkeypatch.setattr(reader, "_DPKG_LOCKS", (str(tmp_path / "absent"), str(lock)))
-    lock.touch()
-    assert reader.apt_lock_holder() == ""
-    hold = (
-        "import fcntl, sys; file = open(sys.argv[1], 'r+');"
-        " fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == b"held\n"
-        name = Path(f"/proc/{holder.pid}/comm").read_text().strip()
-        assert reader.apt_lock_holder() == f"{name} (process {holder.pid})"
-        holder.communicate()
-    assert reader.apt_lock_holder() == ""
 
 
 @pytest.mark.parametrize(
