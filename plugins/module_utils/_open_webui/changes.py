@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules for Open WebUI share: options, the plan of changes, carrying it out.
+"""What the modules for Open WebUI share: options, a plan of changes, and making them.
 
 A planner compares what is wanted with what is there and returns changes; nothing has been changed
 yet. Check mode stops here, so it predicts with the very code that acts.

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Knowledge bases of Open WebUI, kept in change with files by the hash of their content.
+"""Knowledge bases of Open WebUI, synchronised with files by the hash of their content.
 
 PRIVATE to this collection: names and behaviour may change in any release.
 """
@@ -258,7 +258,7 @@ def _change(
 
 
 class _Sync:
-    """Brings the files of one knowledge base in change: new ones in, then stale ones out."""
+    """Synchronises the files of one knowledge base: new ones in, then stale ones out."""
 
     def __init__(
         self, client: OpenWebUI, knowledge_id: str, files: Sequence[LocalFile], timeout: float
