@@ -277,12 +277,12 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.verification import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.verification import (
     OptionError,
     outcome,
     read_secret,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
 from ansible_collections.sparerig.llm.plugins.module_utils._service.verification import (
     check_options,
     verify_engine,

@@ -156,13 +156,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.verification import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Deadline
+from ansible_collections.sparerig.llm.plugins.module_utils._host.verification import (
     OptionError,
     check_numbers,
     check_url,
     outcome,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Deadline
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import account_from
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
     Account,

@@ -12,7 +12,6 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import StopSectionError
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.verification import give_up
 from ansible_collections.sparerig.llm.plugins.module_utils._host.http import (
     BadStatusError,
     Client,
@@ -22,6 +21,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host.http import (
     TooLargeError,
     WrongContentTypeError,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.verification import give_up
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import document_probe
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
     Account,

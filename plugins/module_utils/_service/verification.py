@@ -8,12 +8,6 @@ from __future__ import annotations
 import typing as t
 from dataclasses import asdict
 
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.verification import (
-    OptionError,
-    check_numbers,
-    check_url,
-    give_up,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.health import (
     GpuExpectations,
@@ -21,6 +15,12 @@ from ansible_collections.sparerig.llm.plugins.module_utils._gpu.health import (
     read_gpus,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
+from ansible_collections.sparerig.llm.plugins.module_utils._host.verification import (
+    OptionError,
+    check_numbers,
+    check_url,
+    give_up,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import comparison
 from ansible_collections.sparerig.llm.plugins.module_utils._service.container import check_container
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import (

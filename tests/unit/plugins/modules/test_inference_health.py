@@ -699,7 +699,7 @@ def test_every_failure_is_known_and_used() -> None:
     parts = (
         *("_vllm/health", "_host/http", "_vllm/completion", "_gpu/health", "_service/container"),
         *("_memory/comparison", "_open_webui/health", "_open_webui/document_probe"),
-        "_checks/verification",
+        "_host/verification",
     )
     code = "".join((root / "module_utils" / f"{name}.py").read_text() for name in parts)
     named = set(
