@@ -9,6 +9,7 @@ import base64
 import typing as t
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import parse_env
 
 
 def command_options(options: dict[str, t.Any]) -> list[str]:
@@ -30,8 +31,7 @@ def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.A
     read = {result["item"]["url"]: result.get("content", "") for result in slurped}
     keys = []
     for upstream in upstreams:
-        lines = base64.b64decode(read.get(upstream["url"], "")).decode().splitlines()
-        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        variables = parse_env(base64.b64decode(read.get(upstream["url"], "")).decode())
         # Open WebUI wants something in every place, also for an upstream that asks for no key.
         keys.append(upstream.get("api_key") or variables.get("VLLM_API_KEY") or "none")
     return ";".join(keys)

@@ -81,7 +81,7 @@ options:
     type: list
     elements: str
     default: []
-  own_directories:
+  data_directories:
     description: Directories on the host that are made when missing, for root alone, before the container has them as O(volumes).
     type: list
     elements: path
@@ -131,7 +131,9 @@ options:
     type: int
     default: 20
   explain:
-    description: Whose known failures to look for in the last lines of a container that ended, so that its status names the cause.
+    description:
+      - Whose known failures to look for in the last lines of a container that ended, so that its status names the cause.
+      - Left out, the status gives the last line. What knows the failures is installed only where it is asked for.
     type: str
     choices: [vllm]
   probe:
@@ -140,6 +142,14 @@ options:
       - Required unless O(state=absent).
     type: dict
     suboptions:
+      kind:
+        description:
+          - With V(http), the service works when O(probe.path) answers 200.
+          - With V(openai), one token has to come out of O(probe.completion_model) too, through C(/v1/completions). A server
+            that publishes vLLM's metrics may let the question wait while others get their tokens.
+        type: str
+        choices: [http, openai]
+        default: http
       port:
         description: Port that the service listens on, in the container.
         type: int
@@ -149,10 +159,10 @@ options:
         type: str
         default: /health
       completion_model:
-        description: Name of a model that one token is asked of through C(/v1/completions). Without it the path alone decides.
+        description: Name of the model that one token is asked of. Needed with O(probe.kind=openai), and for that kind only.
         type: str
       bearer_variable:
-        description: Which of O(secrets) is sent as the bearer key.
+        description: Name of one of O(secrets), whose value is sent as the bearer key.
         type: str
       interval:
         description: Seconds between two questions, once the service is ready.
@@ -177,6 +187,20 @@ EXAMPLES = r"""
     probe:
       port: 80
       path: /health
+
+- name: Serve a model through any OpenAI-compatible server
+  sparerig.llm.container_service:
+    name: llama-cpp
+    image: ghcr.io/ggml-org/llama.cpp:server-b6915
+    command: [--model, /models/model.gguf, --alias, small]
+    secrets:
+      LLAMA_API_KEY: ""
+    volumes: ["/srv/models:/models:ro"]
+    probe:
+      kind: openai
+      port: 8080
+      completion_model: small
+      bearer_variable: LLAMA_API_KEY
 
 - name: Take it away again
   sparerig.llm.container_service:
@@ -213,313 +237,15 @@ secrets_file:
   sample: /etc/sparerig/sparerig-vllm.secrets.env
 """
 
-import inspect
-import os
-import shutil
-import typing as t
-from pathlib import Path
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_port
-from ansible_collections.sparerig.llm.plugins.module_utils._service import supervisor
-from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import (
-    LIBRARY_DIR,
-    SUPERVISOR,
-    Network,
-    OptionError,
-    Port,
-    Spec,
-    check_env,
-    check_name,
-    parse_env,
-    render_config,
-    render_env,
-    render_unit,
-    settle_secrets,
+from ansible_collections.sparerig.llm.plugins.module_utils._service.deployment import (
+    Deployment,
+    DeploymentError,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
-
-SAID = "sparerig: "  # how the supervisor's own lines in the journal begin
-PRIVATE = 0o600
-PRIVATE_DIRECTORY = 0o700
-PUBLIC = 0o644
-
-
-def read(path: str) -> str | None:
-    """Return a file's text, or None when there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-class ContainerService:
-    """Brings the host to what the options say."""
-
-    def __init__(self, module: AnsibleModule, spec: Spec) -> None:
-        self.module = module
-        self.spec = spec
-        self.unit = f"{spec.name}.service"
-        self.docker = module.get_bin_path("docker") is not None
-        self.result: dict[str, t.Any] = {"changed": False, "unit": self.unit, "restarted": False}
-
-    def run(self, *command: str) -> tuple[int, str, str]:
-        """Run a command; return its exit status and output."""
-        status, out, err = self.module.run_command(list(command))
-        return status, out, err
-
-    def must(self, *command: str, remedy: str) -> str:
-        """Run a command that has to work; return its output."""
-        status, out, err = self.run(*command)
-        if status:
-            said = err.strip() or out.strip()
-            self.fail(
-                f"`{' '.join(command)}` failed: {said}. {remedy}", cmd=list(command), rc=status
-            )
-        return out
-
-    def fail(self, message: str, **more: t.Any) -> t.NoReturn:
-        """End with the evidence so far."""
-        self.module.fail_json(msg=message, **{**self.result, **more})
-
-    def changed(self) -> bool:
-        """Note a change; return whether to make it."""
-        self.result["changed"] = True
-        return not self.module.check_mode
-
-    # What the host has
-
-    def state(self) -> dict[str, str]:
-        """Ask systemd about the unit, in one question."""
-        wanted = "ActiveState,SubState,UnitFileState,StatusText,Result"
-        _status, out, _err = self.run("systemctl", "show", "--property", wanted, self.unit)
-        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
-
-    def check_docker(self) -> None:
-        """Stop when there is no Docker that answers."""
-        if not self.docker:
-            if self.module.check_mode:
-                return  # a role before this one would have installed it
-            self.fail(
-                "Docker is not installed on this host. Run the sparerig.llm.docker_engine role "
-                "first, or `apt-get install docker.io`."
-            )
-        self.must(
-            "docker", "version", "--format", "{{.Server.Version}}",
-            remedy="Is the engine running? `systemctl status docker` says why it is not.",
-        )  # fmt: skip
-
-    def check_volumes(self) -> None:
-        """Docker would make a missing directory, empty and owned by root: nobody wants that."""
-        for volume in self.spec.volumes:
-            source = volume.split(":", 1)[0]
-            if source.startswith("/") and not Path(source).exists() and not self.module.check_mode:
-                self.fail(f"volumes has {volume!r}, but {source} does not exist. Make it first.")
-
-    def ensure_directories(self) -> None:
-        """Make the directories that are the service's own; keep everybody else out of them."""
-        for name in self.spec.own_directories:
-            path = Path(name)
-            try:
-                fits = path.stat().st_mode & 0o777 == PRIVATE_DIRECTORY
-                if not fits and self.changed():
-                    path.chmod(PRIVATE_DIRECTORY)
-            except FileNotFoundError:
-                if self.changed():
-                    path.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
-
-    def check_ports(self) -> None:
-        """Stop when somebody else has a port that is to be published."""
-        for port in self.spec.published_ports:
-            check = check_port(port.address, port.host_port, self.spec.config_file)
-            if check.status == "fail":
-                self.fail(f"published_ports: {check.cause} {check.remedy}")
-
-    # What is brought about
-
-    def ensure_image(self) -> str:
-        """Return the image's id, after pulling it when it is missing."""
-        inspect_image = ("docker", "image", "inspect", "--format", "{{.Id}}", self.spec.image)
-        status, out, _err = self.run(*inspect_image) if self.docker else (1, "", "")
-        if status == 0:
-            return out.strip()
-        if not self.changed():
-            return ""
-        self.must(
-            "docker", "pull", "--quiet", self.spec.image,
-            remedy="Check the image's name and tag, the internet connection, and the free space under "
-            f"/var/lib (`df -h /var/lib`); then try `docker pull {self.spec.image}` by hand.",
-        )  # fmt: skip
-        return self.must(*inspect_image, remedy="").strip()
-
-    def network_label(self, network: Network) -> str | None:
-        """Return how a network of this name was made; None when there is none."""
-        label = '{{index .Labels "sparerig.network"}}'
-        inspect_network = ("docker", "network", "inspect", "--format", label, network.name)
-        status, out, _err = self.run(*inspect_network) if self.docker else (1, "", "")
-        return None if status else out.strip()
-
-    def ensure_network(self, network: Network) -> None:
-        """Make the network when it is missing; refuse one of the same name made differently."""
-        label = self.network_label(network)
-        if label is None:
-            if self.changed():
-                self.must(
-                    *network.create_command(),
-                    remedy="`docker network ls` shows the networks there are.",
-                )
-        elif label != network.label:
-            self.fail(
-                f"The Docker network {network.name} exists with other properties than are wanted. "
-                f"Stop what uses it (`docker network inspect {network.name}`), then "
-                f"`docker network rm {network.name}`, and run again."
-            )
-
-    def write(self, files: dict[str, str], modes: dict[str, int]) -> list[str]:
-        """Write the files that differ, each in one step; return their paths."""
-        written = []
-        for path, text in files.items():
-            mode = modes.get(path, PUBLIC)
-            same = read(path) == text and Path(path).stat().st_mode & 0o777 == mode
-            if same:
-                continue
-            written.append(path)
-            if self.changed():
-                Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                temporary = Path(f"{path}.new")
-                with os.fdopen(
-                    os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w"
-                ) as file:
-                    os.fchmod(file.fileno(), mode)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-        return written
-
-    def show_diff(self, files: dict[str, str], secrets: dict[str, str]) -> None:
-        """Give Ansible's diff mode the files before and after, secrets as names only."""
-        if not self.module._diff:
-            return
-        hidden, own = self.spec.secrets_file, self.spec.files()[1:]
-        before = {path: read(path) or "" for path in own}
-        after = {path: files[path] for path in own}
-        old = parse_env(before[hidden])
-        before[hidden] = "".join(f"{name}=(secret)\n" for name in sorted(old))
-        after[hidden] = "".join(
-            f"{name}=({'secret' if old.get(name) == secrets[name] or name not in old else 'new secret'})\n"
-            for name in sorted(secrets)
-        )
-        self.result["diff"] = [
-            {
-                "before_header": path,
-                "after_header": path,
-                "before": before[path],
-                "after": after[path],
-            }
-            for path in own
-            if before[path] != after[path]
-        ]
-
-    def present(self, secrets_wanted: dict[str, str], *, started: bool, wait: bool) -> None:
-        """Have the unit as wanted, started or stopped."""
-        spec = self.spec
-        self.check_docker()
-        self.ensure_directories()
-        self.check_volumes()
-        self.check_ports()
-        image_id = self.ensure_image()
-        for network in spec.networks:
-            self.ensure_network(network)
-        secrets = settle_secrets(secrets_wanted, parse_env(read(spec.secrets_file) or ""))
-        files = {
-            SUPERVISOR: inspect.getsource(supervisor),
-            f"{LIBRARY_DIR}/vllm_log.py": inspect.getsource(vllm_log),
-            spec.config_file: render_config(spec, image_id),
-            spec.env_file: render_env(spec.env),
-            spec.secrets_file: render_env(secrets),
-            spec.unit_file: render_unit(spec),
-        }
-        self.show_diff(files, secrets)
-        written = self.write(files, {spec.secrets_file: PRIVATE})
-        self.result.update(image_id=image_id, secrets_file=spec.secrets_file)
-        if spec.unit_file in written and not self.module.check_mode:
-            self.must("systemctl", "daemon-reload", remedy="")
-        state = self.state()
-        verb = "enable" if started else "disable"
-        if (state.get("UnitFileState") == "enabled") != started and self.changed():
-            self.must("systemctl", verb, "--quiet", self.unit, remedy="")
-        if started:
-            wanted = supervisor.fingerprint(files[path].encode() for path in spec.files())
-            self.start(state, is_current=read(spec.fingerprint_file) == wanted, wait=wait)
-        elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
-            self.must("systemctl", "stop", self.unit, remedy="")
-
-    def start(self, state: dict[str, str], *, is_current: bool, wait: bool) -> None:
-        """Start or restart the unit unless what runs was started from these very files."""
-        active = state.get("ActiveState")
-        if is_current and (active == "active" or (active == "activating" and not wait)):
-            return
-        # A start that is under way from these very files needs to be waited for, not begun again.
-        under_way = is_current and active == "activating"
-        self.result["restarted"] = not under_way
-        if not under_way and not self.changed():
-            return
-        if self.module.check_mode:
-            return
-        if not under_way:
-            self.run("systemctl", "reset-failed", self.unit)
-        verb = "start" if under_way else "restart"
-        no_block = [] if wait else ["--no-block"]
-        status, _out, err = self.run("systemctl", *no_block, verb, self.unit)
-        if status:
-            show = ("journalctl", "--unit", self.unit, "--lines=60", "--output=cat")
-            journal = self.run(*show)[1].splitlines()
-            # Not the Status line: by now the next try may have written its own there.
-            verdicts = [line[len(SAID) :] for line in journal if line.startswith(SAID)]
-            said = verdicts[-1] if verdicts else err.strip()
-            self.fail(
-                f"{self.unit} did not start: {said.rstrip('.')}. "
-                f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
-                journal=journal,
-            )
-
-    def absent(self) -> None:
-        """Take away the unit, its container, settings and networks; keep its secrets."""
-        self.remove_unit()
-        unused = [
-            network.name
-            for network in self.spec.networks
-            if self.network_label(network) == network.label and self.is_unused(network)
-        ]
-        if unused and self.changed():
-            self.must("docker", "network", "rm", *unused, remedy="")
-
-    def is_unused(self, network: Network) -> bool:
-        """Tell whether no container but this service's own is on a network."""
-        on_it = self.must(
-            "docker", "ps", "--all", "--filter", f"network={network.name}",
-            "--format", "{{.Names}}", remedy="",
-        )  # fmt: skip
-        return set(on_it.split()) <= {self.spec.name}
-
-    def remove_unit(self) -> None:
-        """Take away the unit and its settings, and with it the container."""
-        spec = self.spec
-        left = [
-            path
-            for path in (spec.unit_file, spec.config_file, spec.env_file)
-            if read(path) is not None
-        ]
-        if not left or not self.changed():
-            return
-        if spec.unit_file in left:  # an earlier run may have been cut off after it had removed it
-            self.must("systemctl", "disable", "--now", "--quiet", self.unit, remedy="")
-        for path in left:
-            Path(path).unlink()
-        if not list(Path(spec.config_file).parent.glob("*.json")):
-            shutil.rmtree(LIBRARY_DIR, ignore_errors=True)  # no other unit needs it
-        self.must("systemctl", "daemon-reload", remedy="")
+from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import (
+    OptionError,
+    spec_from,
+)
 
 
 def main() -> None:
@@ -540,7 +266,7 @@ def main() -> None:
             "env": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "volumes": {"type": "list", "elements": "str", "default": []},
-            "own_directories": {"type": "list", "elements": "path", "default": []},
+            "data_directories": {"type": "list", "elements": "path", "default": []},
             "networks": {
                 "type": "list",
                 "elements": "dict",
@@ -559,7 +285,9 @@ def main() -> None:
             "explain": {"type": "str", "choices": ["vllm"]},
             "probe": {
                 "type": "dict",
+                "required_if": [("kind", "openai", ["completion_model"])],
                 "options": {
+                    "kind": {"type": "str", "choices": ["http", "openai"], "default": "http"},
                     "port": {"type": "int", "required": True},
                     "path": {"type": "str", "default": "/health"},
                     "completion_model": {"type": "str"},
@@ -578,52 +306,27 @@ def main() -> None:
     )
     given = module.params
     try:
-        env = {name: as_env(value) for name, value in given["env"].items()}
-        secrets = {name: as_env(value) for name, value in given["secrets"].items()}
-        check_name(given["name"])
-        check_env("env", env)
-        check_env("secrets", secrets)
-        spec = Spec(
-            name=given["name"],
-            description=given["description"] or given["name"],
-            image=given["image"] or "",
-            entrypoint=given["entrypoint"],
-            command=given["command"],
-            env=env,
-            volumes=given["volumes"],
-            own_directories=given["own_directories"],
-            networks=[as_network(**network) for network in given["networks"]],
-            published_ports=[Port.parse(text) for text in given["published_ports"]],
-            devices=given["devices"],
-            run_options=given["run_options"],
-            after=given["after"],
-            stop_timeout=given["stop_timeout"],
-            probe=given["probe"] or {},
-            explain=given["explain"],
-        )
+        spec, secrets = spec_from(given)
     except OptionError as error:
         module.fail_json(msg=str(error))
-    unit = ContainerService(module, spec)
-    if given["state"] == "absent":
-        unit.absent()
-    else:
-        unit.present(secrets, started=given["state"] == "started", wait=given["wait"])
+    unit = Deployment(
+        spec,
+        module.run_command,
+        docker=module.get_bin_path("docker") is not None,
+        check=module.check_mode,
+        diff=module._diff,
+    )
+    try:
+        if given["state"] == "absent":
+            unit.absent()
+        else:
+            unit.present(secrets, started=given["state"] == "started", wait=given["wait"])
+    except DeploymentError as error:
+        module.fail_json(msg=str(error), **error.evidence)
     if not module.check_mode:
         state = unit.state()
         unit.result.update(active_state=state.get("ActiveState"), status=state.get("StatusText"))
     module.exit_json(**unit.result)
-
-
-def as_env(value: t.Any) -> str:
-    """Return a YAML value as the programs in the containers expect it."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def as_network(name: str, *, internal: bool, driver_opts: dict[str, t.Any]) -> Network:
-    """Return a network, with its options as Docker expects them."""
-    return Network(name, internal, {key: as_env(value) for key, value in driver_opts.items()})
 
 
 if __name__ == "__main__":

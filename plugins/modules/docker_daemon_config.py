@@ -62,6 +62,12 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    JsonError,
+    parse_json_object,
+    read_text,
+    write_atomically,
+)
 
 
 def merged(present: t.Any, wanted: t.Any) -> t.Any:
@@ -92,27 +98,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     path = Path(module.params["path"])
-    old_text = path.read_text(encoding="utf-8") if path.exists() else ""
+    old_text = read_text(path) or ""
     try:
-        old = json.loads(old_text or "{}")
-    except ValueError as error:
+        old = parse_json_object(old_text or "{}")
+    except JsonError as error:
         module.fail_json(
-            msg=f"{path} is not valid JSON ({error}). Docker itself refuses it. "
-            f"Mend it by hand, or move it away with `sudo mv {path} {path}.broken`."
-        )
-    if not isinstance(old, dict):
-        module.fail_json(
-            msg=f"{path} holds a {type(old).__name__}, not an object. Mend it by hand."
+            msg=f"{path} {error}. Docker itself refuses it. "
+            f"Correct it by hand, or move it away with `sudo mv {path} {path}.broken`."
         )
     new = merged(old, module.params["config"])
     changed = new != old
     new_text = json.dumps(new, indent=2) + "\n"
     if changed and not module.check_mode:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        candidate = path.with_suffix(".json.new")
-        candidate.write_text(new_text, encoding="utf-8")
-        validate(module, candidate)
-        candidate.replace(path)
+        write_atomically(path, new_text, validate=lambda candidate: validate(module, candidate))
     started = engine_start(module)
     stale = started is not None and path.exists() and int(path.stat().st_mtime) > started
     result: dict[str, t.Any] = {
@@ -137,7 +136,6 @@ def validate(module: AnsibleModule, candidate: Path) -> None:
         return
     status, _out, err = module.run_command([dockerd, "--validate", "--config-file", str(candidate)])
     if status and "unknown flag" not in err:  # engines before 23.0 cannot be asked
-        candidate.unlink()
         module.fail_json(
             msg=f"Docker refuses the configuration: {err.strip()}. Nothing was changed; "
             "fix docker_engine_daemon_config in the inventory.",

@@ -111,7 +111,7 @@ options:
     type: path
     default: /opt/sparerig/hf/bin/python
 seealso:
-  - module: sparerig.llm.model_info
+  - module: sparerig.llm.model_check
 """
 
 EXAMPLES = r"""
@@ -200,7 +200,7 @@ reasoning_parser:
   type: str
   sample: qwen3
 checks:
-  description: What was seen of the model, as M(sparerig.llm.model_info) returns it. All its other values are returned too.
+  description: What was seen of the model, as M(sparerig.llm.model_check) returns it. All its other values are returned too.
   returned: when the snapshot is complete
   type: list
   elements: dict

@@ -68,30 +68,14 @@ changed_paths:
   elements: str
 """
 
-import os
 import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
-
-def present_text(path: Path) -> str | None:
-    """Return a file's text; None when there is no such file."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def write(path: Path, content: str, mode: int) -> None:
-    """Replace a file in one piece, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(content, encoding="utf-8")
-    new.chmod(mode)
-    with new.open() as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    read_text,
+    write_atomically,
+)
 
 
 def main() -> None:
@@ -126,7 +110,7 @@ def main() -> None:
             module.fail_json(
                 msg=f"mode {wanted['mode']!r} of {path} is not a number in octal, such as 0644"
             )
-        before = present_text(path)
+        before = read_text(path)
         after = wanted["content"] if wanted["state"] == "present" else None
         same_mode = before is None or path.stat().st_mode & 0o7777 == mode
         if before == after and (same_mode or after is None):
@@ -139,7 +123,8 @@ def main() -> None:
         if after is None:
             path.unlink()
         else:
-            write(path, after, mode)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            write_atomically(path, after, mode=mode)
     module.exit_json(changed=bool(changed), changed_paths=changed, diff=diff)
 
 

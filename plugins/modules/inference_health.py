@@ -8,25 +8,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: inference_health
-short_description: Verify GPU memory and API health of a deployed chat server
+short_description: Verify GPU memory and API health of a deployed vLLM server
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
   - Proves that a vLLM server does what was deployed. It reads GPU memory from the driver, for each GPU and for each process,
     asks the API everything it tells of itself, and lets the model speak, measuring time to first token and tokens per second.
-    On request it also signs in to the Open WebUI page, looks for the model there, and proves that documents work.
   - Every check it reaches is returned as evidence in RV(checks), on failure too, with the likely cause and the command that
     fixes it. A check that cannot be made, for want of rights for example, is V(unknown) and never fails by itself.
   - It keeps its deadline whatever the server does, and needs nothing but Python on the host.
   - It only reads. The one thing it leaves behind is a completion in the engine's statistics.
-    O(document_probe) adds a document to the page and removes it.
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
   endpoint:
     description:
       - Address of the vLLM server, C(http) or C(https), without C(/v1).
       - With O(container) this is an address as seen from inside that container.
-      - An empty string leaves the API out, on a host that has the page only.
     type: str
     default: http://127.0.0.1:8000
   container:
@@ -84,22 +81,16 @@ options:
       - Without O(container), all processes count.
     type: int
   expected_context_length:
-    description: Context length that the server must tell, in tokens.
+    description: Context length that the server must tell, in tokens. Not with O(plan), which says it.
     type: int
   min_context_length:
     description: Least context length that the server must tell, in tokens.
     type: int
-  expected_kv_cache_tokens:
-    description: Tokens that the KV cache was planned to hold, as RV(sparerig.llm.memory_plan#module:kv_cache_tokens) says.
-    type: int
-  tolerance_percent:
-    description: How far the KV cache may be off O(expected_kv_cache_tokens), up or down, in percent.
-    type: float
-    default: 10
   plan:
     description:
       - The plan that the engine was started by, as M(sparerig.llm.memory_plan) returns it. Without it, nothing is compared.
-      - The weights must be within 1 %, the KV cache within 3 %, and all of it within what the plan takes of the card.
+      - The weights must be within 1 %, the KV cache within 3 %, the context length as planned, and all of it within what the
+        plan takes of the card.
     type: dict
   completion_api:
     description:
@@ -122,45 +113,14 @@ options:
   min_tokens_per_second:
     description: Tokens per second that must come after the first one. Not checked by default.
     type: float
-  web_url:
-    description: Address of the Open WebUI page, as seen from the host. Not checked by default.
-    type: str
-  web_email:
-    description: E-mail address of an account to sign in with. Without it, only the page itself is checked.
-    type: str
-  web_password:
-    description: Password of that account.
-    type: str
-  web_password_file:
-    description: File on the host with lines C(NAME=value) that holds the password.
-    type: path
-  web_password_name:
-    description: Name of the password in O(web_password_file).
-    type: str
-    default: WEBUI_ADMIN_PASSWORD
-  document_probe:
-    description:
-      - Whether a short document is taken the whole way, which O(web_email) is needed for. It is uploaded, indexed, asked
-        about, and has to be in the prompt that the model gets; then it is removed. Open WebUI itself tells nobody when this
-        fails. Not done in check mode.
-      - With O(web_password_file), the session is kept beside it in C(<file>.session), because sign-ins are limited.
-    type: bool
-    default: false
-  document_timeout:
-    description: Seconds in which that document must be indexed. The first one after a start loads the embedding model.
-    type: float
-    default: 60
   unit:
     description: Systemd unit of the server, for the commands in the evidence.
     type: str
     default: sparerig-vllm
-  web_unit:
-    description: Systemd unit of the page, for the commands in the evidence.
-    type: str
-    default: sparerig-open-webui
 seealso:
   - module: sparerig.llm.gpu_info
   - module: sparerig.llm.memory_plan
+  - module: sparerig.llm.open_webui_health
 """
 
 EXAMPLES = r"""
@@ -178,18 +138,9 @@ EXAMPLES = r"""
     gpu: required
     gpus: ["0"]
     max_other_mib: 600
-    expected_context_length: 8192
-    expected_kv_cache_tokens: 32000
+    plan: "{{ model_plan }}"
     max_ttft_ms: 1500
     min_tokens_per_second: 30
-
-- name: Verify the page as well, as the first admin sees it
-  sparerig.llm.inference_health:
-    container: sparerig-vllm
-    api_key_file: /etc/sparerig/sparerig-vllm.secrets.env
-    web_url: http://127.0.0.1:8080
-    web_email: admin@example.com
-    web_password_file: /etc/sparerig/sparerig-open-webui.secrets.env
 
 - name: Look without failing
   sparerig.llm.inference_health:
@@ -276,10 +227,6 @@ versions:
       description: The server.
       type: str
       returned: always
-    open_webui:
-      description: The page.
-      type: str
-      returned: always
 model:
   description: The model that was asked. Null when none was.
   returned: always
@@ -327,273 +274,19 @@ finish_reason:
 """
 
 import typing as t
-import urllib.parse
-from dataclasses import asdict
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
-from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host, LocalHost
-from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
-from ansible_collections.sparerig.llm.plugins.module_utils._memory import comparison
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import document_probe
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
-    Account,
-    OpenWebUI,
-    OpenWebUIError,
-    SessionFile,
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.verification import (
+    OptionError,
+    outcome,
+    read_secret,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import (
-    ApiFacts,
-    ApiWants,
-    Container,
-    GpuWants,
-    SignIn,
-    api_checks,
-    check_api,
-    check_container,
-    check_gpus,
-    check_web,
-    web_checks,
+from ansible_collections.sparerig.llm.plugins.module_utils._service.verification import (
+    check_options,
+    verify_engine,
 )
-
-_LONGEST_READ = 20.0  # seconds for one question to the driver or to Docker
-_POSITIVE = (
-    "deadline",
-    "max_tokens",
-    "min_free_mib",
-    "expected_context_length",
-    "min_context_length",
-    "expected_kv_cache_tokens",
-    "max_ttft_ms",
-    "min_tokens_per_second",
-    "document_timeout",
-)
-_NOT_NEGATIVE = ("max_used_mib", "max_process_mib", "max_other_mib", "tolerance_percent")
-
-
-class OptionError(Exception):
-    """An option's value that cannot be meant; said before anything is asked."""
-
-
-def check_options(params: dict[str, t.Any]) -> None:
-    """Refuse values of the right type that make no sense."""
-    for name in _POSITIVE:
-        if params[name] is not None and not params[name] > 0:
-            raise OptionError(f"{name} is {params[name]}: it must be above 0")
-    for name in _NOT_NEGATIVE:
-        if params[name] is not None and not params[name] >= 0:
-            raise OptionError(f"{name} is {params[name]}: it must be 0 or more")
-    for name in ("endpoint", "web_url"):
-        if params[name]:
-            check_url(name, params[name])
-    if params["plan"]:
-        comparison.check_plan(params["plan"])
-    if params["web_email"] and not (params["web_password"] or params["web_password_file"]):
-        raise OptionError("web_email is set: web_password or web_password_file is needed with it")
-    if params["document_probe"] and not params["web_email"]:
-        raise OptionError("document_probe is true: web_url and web_email are needed with it")
-
-
-def check_url(name: str, url: str) -> None:
-    """Refuse what is no address of a server."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise OptionError(f"{name} is '{url}': it must look like http://127.0.0.1:8000")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise OptionError(
-            f"{name} is an address with a user, a query or a fragment: leave them out"
-        )
-    if parts.path.rstrip("/").endswith("/v1"):
-        raise OptionError(
-            f"{name} is '{url}': leave out /v1, it is the server's address that is wanted"
-        )
-
-
-def read_secret(host: Host, option: str, path: str, name: str) -> str:
-    """Read one value from a file of NAME=value lines, as Docker and systemd take them."""
-    text = host.read(path)
-    if text is None:
-        raise OptionError(
-            f"{option} {path} is not there or not readable: run with become, or correct it"
-        )
-    for line in text.splitlines():
-        key, _equals, value = line.partition("=")
-        if key.strip() == name and value.strip():
-            return value.strip()
-    raise OptionError(f"{option} {path} has no line {name}=VALUE")
-
-
-def secret(module: AnsibleModule, host: Host, option: str) -> str | None:
-    """Return a secret given as such or in a file, and keep it out of everything that is shown."""
-    value = module.params[option]
-    path = module.params[f"{option}_file"]
-    if path is not None:
-        value = read_secret(host, f"{option}_file", path, module.params[f"{option}_name"])
-        module.no_log_values.add(value)
-    return value or None
-
-
-def check_everything(
-    params: dict[str, t.Any], host: Host, key: str | None, password: str | None, evidence: Evidence
-) -> dict[str, t.Any]:
-    """Make all the checks that are asked for; return what was measured."""
-    deadline = Deadline(params["deadline"])
-
-    def patience() -> float:
-        """Leave most of the deadline to the checks that follow."""
-        return 0.1 if deadline.spent else min(deadline.left() / 3, _LONGEST_READ)
-
-    container: Container | None = None
-    if params["container"]:
-        container = check_container(host, params["container"], evidence, patience())
-    report = read_gpus(host, patience(), evidence)
-    gpus = check_gpus(report, gpu_wants(params), evidence, container) if report else []
-    facts = ApiFacts()
-    if params["endpoint"]:
-        client = Client(
-            params["endpoint"],
-            key=key,
-            netns_pid=container.pid if container else None,
-            validate_certs=params["validate_certs"],
-        )
-        wants = api_wants(params)
-        if params["container"] and container is None:
-            evidence.skip(api_checks(client, wants), "container failed")
-        elif deadline.spent:
-            give_up(api_checks(client, wants), deadline, evidence)
-        else:
-            facts = check_api(client, wants, evidence, deadline)
-        if params["plan"]:
-            actual = comparison.gather(host, container, gpus, facts, patience())
-            comparison.compare(params["plan"], actual, evidence)
-    web_version = None
-    if params["web_url"]:
-        account = (
-            SignIn(params["web_email"], password) if params["web_email"] and password else None
-        )
-        web = Client(params["web_url"], validate_certs=params["validate_certs"])
-        if deadline.spent:
-            give_up(web_checks(account), deadline, evidence)
-        else:
-            model = params["model"] or facts.model
-            web_version = check_web(web, account, model, evidence, deadline)
-        if params["document_probe"]:
-            check_documents(params, password or "", facts.model, evidence, deadline)
-    driver = report.driver if report else gpu_reader.Driver()
-    return {
-        "gpus": [asdict(gpu) for gpu in gpus],
-        "versions": {
-            "driver": driver.kernel_module,
-            "cuda": driver.cuda,
-            "vllm": facts.version or "",
-            "open_webui": web_version or "",
-        },
-        **measured(facts),
-    }
-
-
-def check_documents(
-    params: dict[str, t.Any],
-    password: str,
-    served: str | None,
-    evidence: Evidence,
-    deadline: Deadline,
-) -> None:
-    """Prove that documents work, through a page that is known to show the model."""
-    last = evidence.checks[-1]
-    if (last["name"], last["status"]) != ("web_model", "pass"):
-        evidence.skip(document_probe.CHECKS, f"{last['name']} was not passed")
-        return
-    if deadline.spent:
-        give_up(document_probe.CHECKS, deadline, evidence)
-        return
-    account = Account(
-        params["web_url"], params["web_email"], password, deadline.left(), params["validate_certs"]
-    )
-    file = params["web_password_file"]
-    try:
-        sessions = SessionFile(Path(f"{file}.session")) if file else None
-        client = OpenWebUI(account, sessions=sessions, administrator=False)
-    except OpenWebUIError as exc:
-        expected = f"{params['web_email']} signs in to upload a document"
-        evidence.failed("document_upload", "document-refused", expected=expected, seen=str(exc))
-        evidence.skip(document_probe.CHECKS[1:], "document_upload failed")
-        return
-    patience = min(params["document_timeout"], deadline.left())
-    model = params["model"] or served
-    document_probe.probe_documents(client, model, evidence, index_timeout=patience)
-
-
-def give_up(names: list[str], deadline: Deadline, evidence: Evidence) -> None:
-    """Leave checks out for want of time, which must not look like success."""
-    if evidence.first_failure is None:
-        expected = f"all checks within {deadline.seconds:g} s"
-        seen = f"no time left for {names[0]}"
-        evidence.failed("deadline", "deadline-spent", expected=expected, seen=seen)
-    evidence.skip(names, "the checks before it used up the deadline")
-
-
-def gpu_wants(params: dict[str, t.Any]) -> GpuWants:
-    """Bring the options about GPUs together."""
-    return GpuWants(
-        policy=params["gpu"],
-        gpus=params["gpus"],
-        min_free_mib=params["min_free_mib"],
-        max_used_mib=params["max_used_mib"],
-        max_process_mib=params["max_process_mib"],
-        max_other_mib=params["max_other_mib"],
-    )
-
-
-def api_wants(params: dict[str, t.Any]) -> ApiWants:
-    """Bring the options about the API together."""
-    return ApiWants(
-        model=params["model"],
-        context_length=params["expected_context_length"],
-        min_context_length=params["min_context_length"],
-        kv_cache_tokens=params["expected_kv_cache_tokens"],
-        tolerance_percent=params["tolerance_percent"],
-        completion_api=params["completion_api"],
-        prompt=params["prompt"],
-        max_tokens=params["max_tokens"],
-        max_ttft_ms=params["max_ttft_ms"],
-        min_tokens_per_second=params["min_tokens_per_second"],
-    )
-
-
-def read_gpus(host: Host, timeout: float, evidence: Evidence) -> gpu_reader.GpuReport | None:
-    """Read the GPUs; an answer that is not understood is a failure of its own."""
-    try:
-        return gpu_reader.read(host, timeout=timeout)
-    except gpu_reader.GpuOutputError as exc:
-        expected = "an answer from nvidia-smi that is understood"
-        evidence.failed(
-            "gpu_driver", "driver-answer-not-understood", expected=expected, seen=str(exc)
-        )
-        return None
-
-
-def measured(facts: ApiFacts) -> dict[str, t.Any]:
-    """Bring what the API told and what was measured into the module's words."""
-    done = facts.completion
-    speed = done.tokens_per_second if done else None
-    per_token = done.time_per_token_s if done else None
-    return {
-        "model": facts.model,
-        "context_length": facts.context_length,
-        **asdict(facts.metrics),
-        "ttft_ms": round(done.first_token_s * 1000, 1) if done else None,
-        "tpot_ms": None if per_token is None else round(per_token * 1000, 2),
-        "tokens_per_second": None if speed is None else round(speed, 1),
-        "completion_tokens": done.tokens if done else None,
-        "finish_reason": done.finish_reason if done else None,
-    }
 
 
 def main() -> None:
@@ -620,8 +313,6 @@ def main() -> None:
             "max_other_mib": {"type": "int"},
             "expected_context_length": {"type": "int"},
             "min_context_length": {"type": "int"},
-            "expected_kv_cache_tokens": {"type": "int", "no_log": False},
-            "tolerance_percent": {"type": "float", "default": 10},
             "plan": {"type": "dict"},
             "completion_api": {
                 "type": "str",
@@ -632,53 +323,28 @@ def main() -> None:
             "max_tokens": {"type": "int", "default": 64, "no_log": False},
             "max_ttft_ms": {"type": "float"},
             "min_tokens_per_second": {"type": "float", "no_log": False},
-            "web_url": {"type": "str"},
-            "web_email": {"type": "str"},
-            "web_password": {"type": "str", "no_log": True},
-            "web_password_file": {"type": "path", "no_log": False},
-            "web_password_name": {
-                "type": "str",
-                "default": "WEBUI_ADMIN_PASSWORD",
-                "no_log": False,
-            },
-            "document_probe": {"type": "bool", "default": False},
-            "document_timeout": {"type": "float", "default": 60},
             "unit": {"type": "str", "default": "sparerig-vllm"},
-            "web_unit": {"type": "str", "default": "sparerig-open-webui"},
         },
         mutually_exclusive=[
             ("api_key", "api_key_file"),
-            ("web_password", "web_password_file"),
             ("expected_context_length", "min_context_length"),
+            ("expected_context_length", "plan"),
         ],
-        required_by={"web_email": ("web_url",)},
         supports_check_mode=True,
     )
     params = module.params
-    params["document_probe"] &= not module.check_mode
     host = LocalHost()
+    key = params["api_key"] or None
     try:
         check_options(params)
-        key = secret(module, host, "api_key")
-        password = secret(module, host, "web_password")
-    except (OptionError, comparison.PlanGivenError) as exc:
+        if params["api_key_file"]:
+            key = read_secret(host, "api_key_file", params["api_key_file"], params["api_key_name"])
+            module.no_log_values.add(key)
+    except OptionError as exc:
         module.fail_json(msg=str(exc))
-    evidence = Evidence(
-        {
-            "unit": params["unit"],
-            "web_unit": params["web_unit"],
-            "url": params["endpoint"].rstrip("/"),
-            "web_url": (params["web_url"] or "").rstrip("/"),
-        }
-    )
-    result = check_everything(params, host, key, password, evidence)
-    failure = evidence.first_failure
-    result |= {
-        "checks": evidence.checks,
-        "report": evidence.report(),
-        "failure": failure.failure if failure else "",
-    }
-    if failure:
+    evidence = Evidence({"unit": params["unit"], "url": params["endpoint"].rstrip("/")})
+    result: dict[str, t.Any] = verify_engine(params, host, key, evidence) | outcome(evidence)
+    if evidence.first_failure:
         module.fail_json(msg=evidence.message(), **result)
     module.exit_json(msg=evidence.message(), changed=False, **result)
 

@@ -144,7 +144,7 @@ options:
     default: false
 seealso:
   - module: sparerig.llm.gpu_info
-  - module: sparerig.llm.model_info
+  - module: sparerig.llm.model_check
 """
 
 EXAMPLES = r"""

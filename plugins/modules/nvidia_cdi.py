@@ -41,10 +41,6 @@ options:
     description: How long the container may take, in seconds.
     type: int
     default: 120
-  sysroot:
-    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
-    type: path
-    default: /
 """
 
 EXAMPLES = r"""
@@ -109,13 +105,11 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.cdi import (
     read_specification,
     staleness,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    SysrootHost,
-    read_loaded,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import read_loaded
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
     Answer,
     CommandTimedOutError,
+    kernel_host,
 )
 
 UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
@@ -126,7 +120,7 @@ class Toolkit:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
-        self.host = SysrootHost(module.params["sysroot"])
+        self.host = kernel_host()
 
     def call(self, *argv: str, timeout: float = 60.0) -> Answer | None:
         """Run a program; None when there is no such program."""
@@ -205,7 +199,6 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "test_image": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 120},
-            "sysroot": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
     )

@@ -102,7 +102,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes i
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     Mode,
-    carry_out,
+    apply_changes,
     connect,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
@@ -137,8 +137,8 @@ def main() -> None:
         check_groups(groups)
         mode = Mode(module.check_mode, module.warn)
         client = connect(module.params, mode)
-        steps = plan_groups(client, groups, mode)
-        result = carry_out(steps, mode)
+        changes = plan_groups(client, groups, mode)
+        result = apply_changes(changes, mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

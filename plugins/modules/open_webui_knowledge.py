@@ -121,7 +121,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes i
     SHARING_OPTIONS,
     SHARING_RULES,
     Mode,
-    carry_out,
+    apply_changes,
     connect,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
@@ -164,8 +164,8 @@ def main() -> None:
         files = check_knowledge(knowledge)
         mode = Mode(module.check_mode, module.warn)
         client = connect(module.params, mode)
-        steps = plan_knowledge(client, knowledge, files, mode)
-        result = carry_out(steps, mode)
+        changes = plan_knowledge(client, knowledge, files, mode)
+        result = apply_changes(changes, mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

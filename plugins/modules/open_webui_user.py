@@ -119,7 +119,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes i
     CONNECTION_OPTIONS,
     CONNECTION_RULES,
     Mode,
-    carry_out,
+    apply_changes,
     connect,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
@@ -167,7 +167,7 @@ def main() -> None:
         check_users(users)
         mode = Mode(module.check_mode, module.warn)
         client = connect(module.params, mode)
-        result = carry_out(plan_users(client, users), mode)
+        result = apply_changes(plan_users(client, users), mode)
     except OpenWebUIError as error:
         module.fail_json(msg=str(error))
     module.exit_json(version=client.version, **result)

@@ -80,7 +80,7 @@ def main() -> None:
     try:
         removed = sorted([*named, *freed_by(host, named)])
     except AptRefusesError as error:
-        module.fail_json(msg=f"{error} Mend what apt names, then run again.")
+        module.fail_json(msg=f"{error} Fix what apt names, then run again.")
     diff = {"before": "".join(f"{name}\n" for name in removed), "after": ""}
     if not module.check_mode:
         status, out, err = module.run_command(

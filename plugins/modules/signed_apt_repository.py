@@ -109,11 +109,15 @@ from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures
     explain,
     page,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
     read_apt_sources,
     same_repository,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    read_text,
+    write_atomically,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._host.openpgp import (
     NotAKeyError,
     dearmoured,
@@ -121,6 +125,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host.openpgp import 
 )
 
 APT = Path("/etc/apt")
+LISTS = Path("/var/lib/apt/lists")
 
 
 def source_text(params: dict[str, t.Any], keyring: Path) -> str:
@@ -229,7 +234,7 @@ def refresh(module: AnsibleModule, source: Path) -> None:
 def has_list(uri: str) -> bool:
     """Whether apt has this repository's list."""
     name = uri.partition("://")[2].rstrip("/").replace("/", "_")
-    return any(path.name.startswith(f"{name}_") for path in Path("/var/lib/apt/lists").iterdir())
+    return any(path.name.startswith(f"{name}_") for path in LISTS.iterdir())
 
 
 def main() -> None:
@@ -273,7 +278,7 @@ def main() -> None:
             preferences: pin_text(params),
             source: source_text(params, keyring),
         }
-    before = {path: path.read_text() if path.exists() else "" for path in texts}
+    before = {path: read_text(path) or "" for path in texts}
     changed = [path for path in texts if before[path] != texts[path]]
     new_key = None
     if present and not has_key(keyring, wanted_fingerprint(params)):
@@ -298,12 +303,10 @@ def main() -> None:
         module.exit_json(**result)
     if new_key:
         keyring.parent.mkdir(parents=True, exist_ok=True)
-        keyring.write_bytes(new_key)
-        keyring.chmod(0o644)
+        write_atomically(keyring, new_key, mode=0o644)
     for path in changed:
         if texts.get(path):
-            path.write_text(texts[path])
-            path.chmod(0o644)
+            write_atomically(path, texts[path], mode=0o644)
         elif path != keyring or not present:
             path.unlink()
     if present and (changed or not has_list(params["uri"])):

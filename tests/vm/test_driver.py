@@ -41,7 +41,7 @@ def test_nouveau_stays_out(pc: Pc) -> None:
 
 
 def test_the_kernel_accepts_the_signed_module(pc: Pc) -> None:
-    answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
+    answer = pc.module("sparerig.llm.nvidia_kernel_module")
     assert "No such device" in answer["stderr"]
     assert answer["failure"] == "gpu-missing"
     assert "NVRM: No NVIDIA GPU found." in pc.run("dmesg")
@@ -56,7 +56,7 @@ def test_the_kernel_refuses_an_unsigned_module_and_it_is_explained(pc: Pc) -> No
     module = pc.run("modinfo -F filename nvidia")
     pc.run(f"cp {module} /root/signed.ko && python3 -c '{cut}' {module}")
     try:
-        answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
+        answer = pc.module("sparerig.llm.nvidia_kernel_module")
     finally:
         pc.run(f"mv /root/signed.ko {module}")
     assert "Key was rejected by service" in answer["stderr"]
@@ -82,6 +82,6 @@ def test_after_a_kernel_update_and_a_reboot_the_module_is_there(pc: Pc) -> None:
     newer = pc.machine.booted[-1]
     assert pc.run("uname -r") == newer != older
     assert pc.run("modinfo -F signer nvidia") == "Canonical Ltd. Kernel Module Signing"
-    answer = pc.module("sparerig.llm.nvidia_module", "sysroot=/opt/stand-in")
+    answer = pc.module("sparerig.llm.nvidia_kernel_module")
     assert answer["failure"] == "gpu-missing"
     assert "linux-modules-nvidia-580-server-open-generic-hwe-22.04" in pc.run("apt-mark showhold")

@@ -22,7 +22,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages impo
     follow_flavour,
     installed,
     kernel_metas,
-    parse_stanzas,
     transitional,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import (
@@ -31,6 +30,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight imp
     failed,
     passed,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import parse_stanzas
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,7 +107,8 @@ class Archive:
     def unsent(self, downloads: Iterable[Download], timeout: float = 20.0) -> list[str]:
         """List the files that the archive says it does not have, by asking for their heads.
 
-        Any other trouble is left to apt, which knows more ways to a file than we do.
+        Any other trouble is left to apt, which knows more ways to a file than we do. By urllib and
+        not by _host/http.py, which knows no proxies and follows no redirects, as mirrors have them.
         """
         opener = urllib.request.build_opener(urllib.request.ProxyHandler(self._proxies()))
 

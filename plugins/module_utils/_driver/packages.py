@@ -13,60 +13,16 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    OPEN,
     parse_version,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import OPEN
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
+    INSTALLED,
+    Package,
 )
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-INSTALLED: t.Final = "installed"
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package as dpkg or the archive knows it."""
-
-    name: str
-    version: str
-    depends: str = ""
-    want: str = "install"  # hold: somebody put a hold on it
-    state: str = INSTALLED  # dpkg's third word: config-files, half-installed, unpacked, ...
-
-    @property
-    def held(self) -> bool:
-        """Whether apt is told to leave it alone."""
-        return self.want == "hold"
-
-
-def parse_stanzas(text: str, wanted: re.Pattern[str]) -> dict[str, Package]:
-    """Parse what dpkg's status file or apt-cache show says, newest version first, by name.
-
-    A package of another architecture is called NAME:ARCHITECTURE, as dpkg itself does.
-    """
-    packages: dict[str, Package] = {}
-    for stanza in text.split("\n\n"):
-        name = re.match(r"\s*Package: (\S+)", stanza)
-        if name is None or not wanted.search(name[1]):
-            continue
-        fields = dict(re.findall(r"^([A-Z][A-Za-z-]*): (.*)$", stanza, re.MULTILINE))
-        words = fields.get("Status", "install ok installed").split()
-        foreign = fields.get("Architecture") in {"i386", "armhf"}
-        key = f"{name[1]}:{fields['Architecture']}" if foreign else name[1]
-        packages.setdefault(
-            key,
-            Package(
-                name=key,
-                version=fields.get("Version", ""),
-                depends=", ".join(
-                    value for key, value in fields.items() if key in {"Depends", "Pre-Depends"}
-                ),
-                want=words[0],
-                state=words[-1],
-            ),
-        )
-    return packages
-
 
 # Everything that belongs to a driver, of whatever branch, or to a kernel.
 OF_INTEREST: t.Final = re.compile(r"nvidia|cuda|^linux-(image|headers|generic|lowlatency|virtual)")

@@ -14,9 +14,6 @@ from dataclasses import dataclass, replace
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import FAILURES
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    BFLOAT16_CAPABILITY,
-    CURRENT_IMAGE,
-    OPEN,
     ModulesConflictError,
     UnknownImageError,
     branch_drives,
@@ -38,20 +35,22 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages impo
     missing,
     reboot_reasons,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    conflicting_sources,
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    BFLOAT16_CAPABILITY,
+    LEAST_CAPABILITY,
+    OPEN,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import conflicting_sources
 
 if t.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import Card
-    from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import Package
     from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-        AptSource,
         Foreign,
         LoadedDriver,
     )
+    from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import PciCard
+    from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import AptSource, Package
 
 # The kernel series that each Ubuntu release came with; later ones are called HWE.
 FIRST_SERIES: t.Final[Mapping[str, str]] = {"22.04": "5.15", "24.04": "6.8"}
@@ -82,7 +81,7 @@ class Seen:
     """What the host has."""
 
     system: str  # ubuntu 22.04
-    cards: Sequence[Card]
+    cards: Sequence[PciCard]
     loaded: LoadedDriver
     kernel: str
     packages: Mapping[str, Package]
@@ -150,7 +149,7 @@ def judge_card_age(seen: Seen, request: Request) -> Finding:
         needs = image_needs(request.image) if request.image else None
     except UnknownImageError:
         needs = None
-    capability = needs.capability if needs else CURRENT_IMAGE
+    capability = needs.capability if needs else LEAST_CAPABILITY
     expected = f"compute capability {show_version(capability)} or more, for vLLM"
     for card in seen.cards:
         has = f"{card.label} has compute capability {show_version(card.capability)}"
@@ -174,7 +173,7 @@ def judge_card_age(seen: Seen, request: Request) -> Finding:
     return passed("card-age", expected, ", ".join(map(_capability, seen.cards)) + note)
 
 
-def _capability(card: Card) -> str:
+def _capability(card: PciCard) -> str:
     return f"{card.name} has {show_version(card.capability)}"
 
 

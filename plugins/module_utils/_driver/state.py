@@ -1,68 +1,42 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read from a host what the NVIDIA preflight reasons about: cards, kernels, packages, apt."""
+"""Read from a host what the NVIDIA preflight reasons about: cards, kernels, driver packages."""
 
 from __future__ import annotations
 
-import fcntl
 import re
-import struct
 import typing as t
 from dataclasses import dataclass
-from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    Card,
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import OF_INTEREST
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    PciCard,
     describe_card,
     parse_pci_ids,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
-    OF_INTEREST,
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import (
+    Driver,
+    parse_kernel_module,
+    read_library,
+    read_pci,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
     Package,
     parse_stanzas,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import (
-    parse_kernel_module,
-    read_pci,
+from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import (
+    parse_os_release,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
 
-_DPKG_LOCKS: t.Final = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
 
-
-class SysrootHost(LocalHost):
-    """The host that the module runs on, with the kernel's view of it read from somewhere else.
-
-    Only /proc and /sys move. It lets a test give a machine without a card a stand-in one.
-    """
-
-    def __init__(self, sysroot: str) -> None:
-        self._sysroot = sysroot.rstrip("/")
-
-    def _moved(self, path: str) -> str:
-        return f"{self._sysroot}{path}" if path.startswith(("/proc/", "/sys/")) else path
-
-    def read_bytes(self, path: str) -> bytes | None:
-        """Return a file's bytes; None when it is not there or not ours to read."""
-        return super().read_bytes(self._moved(path))
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in a folder, sorted; none when it is not there."""
-        return super().names(self._moved(path))
-
-    def resolve(self, path: str) -> str:
-        """Follow symbolic links to the end."""
-        return super().resolve(self._moved(path))
-
-
-def read_cards(host: Host) -> list[Card]:
+def read_cards(host: Host) -> list[PciCard]:
     """Find and name the NVIDIA cards on the PCI bus; needs no driver."""
     devices = read_pci(host)
     listed = parse_pci_ids(host.read("/usr/share/misc/pci.ids") or "") if devices else {}
@@ -80,19 +54,17 @@ class LoadedDriver:
     @property
     def mismatched(self) -> bool:
         """Whether the loaded module and the libraries come from two versions."""
-        return bool(self.nvidia and self.library and self.nvidia != self.library)
+        return Driver(self.nvidia, self.library).mismatched
 
 
 def read_loaded(host: Host) -> LoadedDriver:
     """Read what is loaded from /proc and the library's own name."""
     version, _open = parse_kernel_module(host.read("/proc/driver/nvidia/version") or "")
     modules = host.read("/proc/modules") or ""
-    library = host.resolve("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")
-    match = re.search(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)$", library)
     return LoadedDriver(
         nvidia=version,
         nouveau=bool(re.search(r"^nouveau ", modules, re.MULTILINE)),
-        library=match[1] if match else "",
+        library=read_library(host),
     )
 
 
@@ -103,8 +75,7 @@ def read_running_kernel(host: Host) -> str:
 
 def read_system(host: Host) -> str:
     """Name the system as /etc/os-release does: ubuntu 22.04."""
-    pairs = (line.partition("=") for line in (host.read("/etc/os-release") or "").splitlines())
-    values = {key: value.strip("\"'") for key, _unused, value in pairs}
+    values = parse_os_release(host.read("/etc/os-release") or "")
     return f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
 
 
@@ -148,17 +119,6 @@ def read_slept(host: Host) -> int:
 def read_packages(host: Host) -> dict[str, Package]:
     """Read the driver and kernel packages that dpkg knows."""
     return parse_stanzas(host.read("/var/lib/dpkg/status") or "", OF_INTEREST)
-
-
-def dpkg_interrupted(host: Host) -> bool:
-    """Whether an installation was cut off half-way, by a power cut for instance.
-
-    Whatever it was of: dpkg does nothing else before that is finished.
-    """
-    status = host.read("/var/lib/dpkg/status") or ""
-    unfinished = re.search(r"^Status: \S+ \S+ (unpacked|half-|triggers-)", status, re.MULTILINE)
-    journal = any(name.isdigit() for name in host.names("/var/lib/dpkg/updates"))
-    return bool(unfinished) or journal
 
 
 @dataclass(frozen=True)
@@ -216,87 +176,4 @@ def _origin(package: Package) -> str:
         and re.search(r"-[01]ubuntu1$", package.version)
     ):
         return _NVIDIA_ARCHIVE
-    return ""
-
-
-_NVIDIA_REPOSITORIES: t.Final = re.compile(r"nvidia\.github\.io|developer\.download\.nvidia\.com")
-
-
-@dataclass(frozen=True)
-class AptSource:
-    """A repository, as one file under /etc/apt names it."""
-
-    file: str
-    uri: str
-    signed_by: str
-
-
-def read_apt_sources(host: Host) -> list[AptSource]:
-    """Read the repositories of NVIDIA that apt's files name, in both of apt's formats."""
-    folder = "/etc/apt/sources.list.d"
-    files = ["/etc/apt/sources.list", *(f"{folder}/{name}" for name in host.names(folder))]
-    sources: list[AptSource] = []
-    for file in files:
-        text = host.read(file) or ""
-        if file.endswith(".sources"):
-            sources += _deb822_sources(file, text)
-        elif file.endswith(".list"):
-            sources += _one_line_sources(file, text)
-    return sources
-
-
-def _one_line_sources(file: str, text: str) -> Iterable[AptSource]:
-    for line in text.splitlines():
-        match = re.match(r"\s*deb(?:-src)?\s+(?:\[([^]]*)\]\s+)?(\S+)", line)
-        if match:
-            key = re.search(r"signed-by=(\S+)", match[1] or "")
-            yield AptSource(file, match[2].rstrip("/"), key[1] if key else "")
-
-
-def _deb822_sources(file: str, text: str) -> Iterable[AptSource]:
-    for stanza in re.split(r"\n\s*\n", text):
-        fields = {
-            key.lower(): value.strip()
-            for key, value in re.findall(r"^([A-Za-z-]+):(.*(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-        }
-        if fields.get("enabled", "yes").lower() == "no":
-            continue
-        for uri in fields.get("uris", "").split():
-            yield AptSource(file, uri.rstrip("/"), fields.get("signed-by", ""))
-
-
-def conflicting_sources(sources: Sequence[AptSource]) -> list[tuple[AptSource, AptSource]]:
-    """Find pairs that give one of NVIDIA's repositories two keys: apt refuses all lists then."""
-    ours = [s for s in sources if _NVIDIA_REPOSITORIES.search(s.uri)]
-    return [
-        (first, second)
-        for number, first in enumerate(ours)
-        for second in ours[number + 1 :]
-        if same_repository(first.uri, second.uri) and first.signed_by != second.signed_by
-    ]
-
-
-def same_repository(first: str, second: str) -> bool:
-    """Whether two URIs name one repository; $(ARCH) is apt's own way to write the architecture."""
-    return _spelt_out(first) == _spelt_out(second)
-
-
-def _spelt_out(uri: str) -> str:
-    return uri.replace("$(ARCH)", "amd64").rstrip("/")
-
-
-def apt_lock_holder() -> str:
-    """Name the program that holds dpkg's lock; empty when nobody does."""
-    for lock in _DPKG_LOCKS:
-        try:
-            with Path(lock).open("rb") as file:
-                asked = struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)
-                kind, *_unused, pid = struct.unpack(
-                    "hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked)
-                )
-        except OSError:
-            continue
-        if kind != fcntl.F_UNLCK:
-            name = (LocalHost().read(f"/proc/{pid}/comm") or "a program").strip()
-            return f"{name} (process {pid})"
     return ""

@@ -362,7 +362,7 @@ def _read_driver(host: Host, timeout: float) -> Driver:
     return Driver(
         kernel_module=kernel_module,
         open_module=open_module,
-        library=_installed_library(host, timeout),
+        library=read_library(host, timeout),
     )
 
 
@@ -376,13 +376,21 @@ def parse_kernel_module(text: str) -> tuple[str, bool | None]:
     return match[1], "Open Kernel Module" in match[0]
 
 
-def _installed_library(host: Host, timeout: float) -> str:
-    """Read the version that programs started now would load, without loading it."""
-    answer = host.run(["ldconfig", "-p"], timeout=timeout)
+_DEFAULT_LIBRARY = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
+
+
+def read_library(host: Host, timeout: float = 10.0) -> str:
+    """Read the version that programs started now would load, without loading it.
+
+    As the loader does: by its cache, then where the distribution puts libraries.
+    """
+    try:
+        answer = host.run(["ldconfig", "-p"], timeout=timeout)
+    except CommandTimedOutError:
+        answer = None
     match = answer and re.search(r"libnvidia-ml\.so\.1 .*=> (\S+)", answer.stdout)
-    if not match:
-        return ""
-    version = re.search(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)$", host.resolve(match[1]))
+    library = host.resolve(match[1] if match else _DEFAULT_LIBRARY)
+    version = re.search(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)$", library)
     return version[1] if version else ""
 
 

@@ -16,6 +16,8 @@ if t.TYPE_CHECKING:
 
 # Where an ordinary user's PATH does not lead, and a cron job's even less.
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Set by tests only, see kernel_host().
+_SYSROOT = "SPARERIG_TEST_SYSROOT"
 
 
 class CommandTimedOutError(Exception):
@@ -105,3 +107,38 @@ class LocalHost:
     def resolve(self, path: str) -> str:
         """Follow symbolic links to the end."""
         return os.path.realpath(path)
+
+
+class SysrootHost(LocalHost):
+    """The host that the module runs on, with the kernel's view of it read from somewhere else.
+
+    Only /proc and /sys move.
+    """
+
+    def __init__(self, sysroot: str) -> None:
+        self._sysroot = sysroot.rstrip("/")
+
+    def _moved(self, path: str) -> str:
+        return f"{self._sysroot}{path}" if path.startswith(("/proc/", "/sys/")) else path
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """Return a file's bytes; None when it is not there or not ours to read."""
+        return super().read_bytes(self._moved(path))
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a folder, sorted; none when it is not there."""
+        return super().names(self._moved(path))
+
+    def resolve(self, path: str) -> str:
+        """Follow symbolic links to the end."""
+        return super().resolve(self._moved(path))
+
+
+def kernel_host() -> LocalHost:
+    """Return the host for those who look at its kernel and its cards.
+
+    The seam of the tests on real systems: there, a machine without a card shows a stand-in one in
+    the folder that the environment variable SPARERIG_TEST_SYSROOT names. Nothing else sets it.
+    """
+    sysroot = os.environ.get(_SYSROOT)
+    return SysrootHost(sysroot) if sysroot else LocalHost()

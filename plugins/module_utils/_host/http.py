@@ -184,6 +184,19 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a request sends along, and its headers."""
+
+    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def json(cls, payload: Mapping[str, t.Any]) -> Content:
+        """Send JSON."""
+        return cls(json.dumps(payload).encode(), {"Content-Type": "application/json"})
+
+
+@dataclass(frozen=True)
 class Client:
     """One service, and how to ask it."""
 
@@ -201,10 +214,16 @@ class Client:
         """Return the same service, asked with another key."""
         return replace(self, key=key)
 
+    def send(
+        self, method: str, path: str, deadline: Deadline, content: Content | None = None
+    ) -> Answer:
+        """Send a request and wait for the whole answer, whatever its status."""
+        with self._exchange(method, path, content or Content(), deadline) as exchange:
+            return exchange.whole()
+
     def get(self, path: str, deadline: Deadline) -> Answer:
         """Fetch a path, whatever the status."""
-        with self._exchange("GET", path, None, deadline) as exchange:
-            return exchange.whole()
+        return self.send("GET", path, deadline)
 
     def get_ok(self, path: str, deadline: Deadline) -> Answer:
         """Fetch a path; any status but 2xx is an error."""
@@ -216,8 +235,7 @@ class Client:
 
     def post_json(self, path: str, payload: Mapping[str, t.Any], deadline: Deadline) -> object:
         """Send JSON to a path that answers with JSON."""
-        with self._exchange("POST", path, payload, deadline) as exchange:
-            answer = exchange.whole()
+        answer = self.send("POST", path, deadline, Content.json(payload))
         return self._expect_ok(path, answer).json(self.where(path))
 
     @contextmanager
@@ -225,7 +243,7 @@ class Client:
         self, path: str, payload: Mapping[str, t.Any], deadline: Deadline
     ) -> Iterator[Iterator[bytes]]:
         """Send JSON to a path that answers with a stream of events; get its pieces as they come."""
-        with self._exchange("POST", path, payload, deadline) as exchange:
+        with self._exchange("POST", path, Content.json(payload), deadline) as exchange:
             if exchange.status not in OK:
                 self._expect_ok(path, exchange.whole())
             if exchange.content_type != "text/event-stream":
@@ -245,12 +263,12 @@ class Client:
 
     @contextmanager
     def _exchange(
-        self, method: str, path: str, payload: Mapping[str, t.Any] | None, deadline: Deadline
+        self, method: str, path: str, content: Content, deadline: Deadline
     ) -> Iterator[_Exchange]:
         exchange = _Exchange(self, path, deadline)
         try:
             with exchange.named_failures():
-                exchange.start(method, payload)
+                exchange.start(method, content)
                 yield exchange
         finally:
             exchange.close()
@@ -269,7 +287,7 @@ class _Exchange:
         self.status = 0
         self.content_type = ""
 
-    def start(self, method: str, payload: Mapping[str, t.Any] | None) -> None:
+    def start(self, method: str, content: Content) -> None:
         """Connect, send the request, and read the head of the answer."""
         parts = urllib.parse.urlsplit(self._client.url)
         secure = parts.scheme == "https"
@@ -283,11 +301,8 @@ class _Exchange:
         headers = {"Accept": "application/json, text/event-stream, */*", "Connection": "close"}
         if self._client.key:
             headers["Authorization"] = f"Bearer {self._client.key}"
-        body = None
-        if payload is not None:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(payload).encode()
-        connection.request(method, parts.path.rstrip("/") + self._path, body, headers)
+        headers |= content.headers
+        connection.request(method, parts.path.rstrip("/") + self._path, content.body, headers)
         self._response = connection.getresponse()
         self.status = self._response.status
         content_type = self._response.getheader("Content-Type", "").partition(";")[0]

@@ -9,13 +9,17 @@ PRIVATE to this collection.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import socket
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    JsonError,
+    parse_env,
+    read_json_object,
+)
 
 GIB = 1024**3
 IN_USE = "is in use by another program"
@@ -23,10 +27,21 @@ IN_USE = "is in use by another program"
 SUPPORTED = ("ubuntu 22.04", "ubuntu 24.04", "debian 12")
 
 
+def parse_os_release(text: str) -> dict[str, str]:
+    """Read /etc/os-release, whose values may be quoted as in a shell."""
+    return {name: _unquoted(value) for name, value in parse_env(text).items()}
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return "".join(shlex.split(value))
+    except ValueError:  # a quotation mark without its other half
+        return value
+
+
 def check_system(os_release: str, machine: str) -> Check:
     """Compare the system, by the text of its /etc/os-release, with what the roles were made for."""
-    pairs = (line.partition("=") for line in os_release.splitlines() if "=" in line)
-    values = {key: "".join(shlex.split(value)) for key, _equals, value in pairs}
+    values = parse_os_release(os_release)
     system = f"{values.get('ID', 'unknown')} {values.get('VERSION_ID', '')}".strip()
     seen = f"{values.get('PRETTY_NAME', system)} on {machine}"
     expected = "Ubuntu 22.04 (the reference), Ubuntu 24.04 or Debian 12, on x86_64"
@@ -66,8 +81,8 @@ def check_disk(path: str, min_free_gib: float) -> Check:
 def published_by_unit(config_file: str) -> set[int]:
     """Return the host ports that a unit of ours publishes already."""
     try:
-        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        config = read_json_object(config_file)
+    except (FileNotFoundError, JsonError):
         return set()
     options = [word for command in config.get("create", []) for word in command]
     return {int(word.split(":")[-2]) for word in options if word.startswith("--publish=")}

@@ -25,10 +25,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import Gpu
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
     from ansible_collections.sparerig.llm.plugins.module_utils._model.config import Architecture
-    from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import (
-        ApiFacts,
-        Container,
-    )
+    from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import ApiFacts
 
 # The plan is held to these in tests/gpu; an actual outside them is another model, another flag or
 # another vLLM than planned. vLLM's log rounds to 0.01 GiB.
@@ -237,11 +234,11 @@ def check_plan(planned: Mapping[str, t.Any]) -> None:
 
 
 def gather(
-    host: Host, container: Container | None, gpus: Iterable[Gpu], facts: ApiFacts, timeout: float
+    host: Host, container_id: str | None, gpus: Iterable[Gpu], facts: ApiFacts, timeout: float
 ) -> Actual:
     """Ask the log and the driver, and take what the API told."""
-    log = _engine_log(host, container.id, timeout) if container else ""
-    held = _held_mib(gpus, container.id) if container else None
+    log = _engine_log(host, container_id, timeout) if container_id else ""
+    held = _held_mib(gpus, container_id) if container_id else None
     return Actual.of(observed(log), facts.cache_config, facts.context_length, held)
 
 

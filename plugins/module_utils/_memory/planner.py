@@ -11,10 +11,13 @@ next run finds it there, and plans anew only for another wish, another card or a
 from __future__ import annotations
 
 import hashlib
-import json
 import typing as t
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    JsonError,
+    read_json_object,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
     comparison,
     sizing,
@@ -304,10 +307,10 @@ def _kept(
     if not params["kept"] or params["replan"]:
         return None
     try:
-        found = json.loads(Path(params["kept"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json_object(params["kept"])
+    except (OSError, JsonError):
         return None
-    if not isinstance(found, dict) or found.get("wish") != wish or not found.get("fits"):
+    if found.get("wish") != wish or not found.get("fits"):
         return None
     if digest and found.get("config_sha256") != digest:
         return None

@@ -31,6 +31,11 @@ import math
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    BFLOAT16_CAPABILITY,
+    LEAST_CAPABILITY,
+)
+
 if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._model.config import (
         Architecture,
@@ -89,9 +94,6 @@ RESERVED_PART: t.Final = 0.017
 # formats for its kernels. Measured, vLLM 0.33.0: gpt-oss-20b in MXFP4, 12.82 GiB of files, 13.80.
 ESTIMATE_MARGIN: t.Final = 0.10
 
-# vLLM 0.20 and later are built for 7.5 and newer (facts of the release's build files).
-LEAST_CAPABILITY: t.Final = (7, 5)
-BFLOAT16_CAPABILITY: t.Final = (8, 0)  # vLLM platforms/cuda.py
 FP8_CAPABILITY: t.Final = (8, 9)  # native FP8: vLLM triton_attn.py, compressed_tensors_w8a8_fp8.py
 # vLLM config/model.py: these lose their footing in float16.
 NEEDS_BFLOAT16: t.Final = ("Gemma 2", "Gemma 3")

@@ -9,13 +9,9 @@ import re
 import typing as t
 from dataclasses import asdict, replace
 
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    describe_card,
-    parse_pci_ids,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import cards, nvidia_smi
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import LEAST_CAPABILITY
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
-    LEAST_CAPABILITY,
     Card,
     check_card,
 )
@@ -73,13 +69,13 @@ def of_host(host: Host) -> Card:
             "The host has no NVIDIA GPU: none is on its PCI bus. Look with `lspci -d 10de:`; to"
             " serve with the processor, set sparerig_device: cpu."
         )
-    names = parse_pci_ids(host.read(_PCI_NAMES) or "")
+    names = cards.parse_pci_ids(host.read(_PCI_NAMES) or "")
     return of_bus([(device.address, device.pci_id) for device in report.pci_devices], names)
 
 
 def of_bus(devices: Sequence[tuple[str, str]], names: Mapping[str, str]) -> Card:
     """Take the best of the cards on the PCI bus, with the least memory that it is sold with."""
-    seen = [describe_card(address, pci_id, names) for address, pci_id in devices]
+    seen = [cards.describe_card(address, pci_id, names) for address, pci_id in devices]
     usable = [card for card in seen if card.capability >= LEAST_CAPABILITY]
     for too_old in [] if usable else seen:
         check_card(Card(too_old.name, 4096, _pair(too_old.capability)))

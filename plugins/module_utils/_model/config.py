@@ -9,10 +9,24 @@ where a config.json leaves a field out (Gemma 3 leaves out most), the class's de
 
 from __future__ import annotations
 
-import json
 import re
 import typing as t
 from dataclasses import dataclass, replace
+
+from ansible_collections.sparerig.llm.plugins.module_utils._model.files import (
+    DamagedFileError,
+    read_object,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.quantization import (
+    GPTQ_BITS,
+    SEPARATE_FILES,
+    describe_quantization,
+    quantization_settings,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.safetensors import (
+    safetensors_header,
+    tensor_bytes,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -145,10 +159,8 @@ class UnknownArchitectureError(ModelConfigError):
 def read_directory(folder: Path) -> tuple[Architecture, bool]:
     """Read a model's folder; the second value is True where the plan can only be an estimate."""
     config = _read_json(folder / "config.json")
-    quantize = folder / "quantize_config.json"
-    quantize_config = _read_json(quantize) if quantize.exists() else None
     try:
-        return parse(config, quantize_config), False
+        return parse(config, _separate_settings(folder)), False
     except UnknownArchitectureError:
         weights = stored_weights(folder)
         if not weights:
@@ -363,14 +375,14 @@ def _quantization(
     text: Mapping[str, t.Any],
     quantize_config: Mapping[str, t.Any] | None,
 ) -> Quantization:
-    given = config.get("quantization_config") or text.get("quantization_config")
+    given = quantization_settings({**config, "text_config": text})
     if given is None and quantize_config is not None:
         given = {"quant_method": "gptq", **quantize_config}
     if given is None:
         return Quantization()
     if not isinstance(given, dict):
         raise ModelConfigError(f"config.json: quantization_config is {given!r}, not an object.")
-    method = str(given.get("quant_method", "")).lower()
+    method = describe_quantization(given)["method"]
     reader = _READERS.get(method)
     if reader is None:
         raise ModelConfigError(
@@ -382,8 +394,7 @@ def _quantization(
 
 def _gptq(given: Mapping[str, t.Any]) -> Quantization:
     bits = given.get("bits")
-    if bits not in {4, 8} or given.get("sym", True) is not True:
-        # vLLM: auto_gptq.py, TYPE_MAP
+    if bits not in GPTQ_BITS or given.get("sym", True) is not True:
         raise ModelConfigError(
             f"config.json: GPTQ with bits {bits!r} and sym {given.get('sym')!r} is not served by"
             " vLLM, which needs 4 or 8 bits and sym true. Choose another copy of the model."
@@ -406,7 +417,8 @@ def _gptq(given: Mapping[str, t.Any]) -> Quantization:
 
 
 def _awq(given: Mapping[str, t.Any]) -> Quantization:
-    bits = given.get("bits", given.get("w_bit"))
+    described = describe_quantization(given)
+    bits = described["bits"]
     if bits != 4:  # noqa: PLR2004 - vLLM: auto_awq.py serves 4 bits only
         raise ModelConfigError(
             f"config.json: AWQ with bits {bits!r} is not served by vLLM, which needs 4."
@@ -415,7 +427,7 @@ def _awq(given: Mapping[str, t.Any]) -> Quantization:
     return Quantization(
         "awq",
         bits=bits,
-        group_size=_group(given.get("group_size", given.get("q_group_size"))),
+        group_size=_group(described["group_size"]),
         zero_points=bool(given.get("zero_point", True)),
         lm_head=bool(given.get("lm_head")),
         kept=tuple(given.get("modules_to_not_convert") or ()),
@@ -508,38 +520,32 @@ def _any_listed(parts: Iterable[str], listed: Iterable[str]) -> bool:
 
 # --- files ------------------------------------------------------------------------------------
 
-_HEADER_LIMIT = 100_000_000  # safetensors' own limit of its JSON header
-
 
 def _read_json(file: Path) -> dict[str, t.Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         raise ModelConfigError(
             f"{file} does not exist; give the folder that holds a model's config.json."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelConfigError(f"{file} cannot be read as JSON ({error}); get it again.") from error
-    if not isinstance(value, dict):
-        raise ModelConfigError(f"{file} holds no JSON object; it is not a model's config.json.")
-    return value
+        )
+    try:
+        return read_object(file)
+    except DamagedFileError as error:
+        raise ModelConfigError(f"{file.parent / str(error)}; get it again.") from error
+
+
+def _separate_settings(folder: Path) -> dict[str, t.Any] | None:
+    """Read how the model is quantised where older tools wrote it, beside config.json."""
+    for name, method in SEPARATE_FILES.items():
+        if (folder / name).exists():
+            return {"quant_method": method, **_read_json(folder / name)}
+    return None
 
 
 def _tensor_bytes(file: Path) -> int:
-    """Read the 8-byte length and the JSON header that every safetensors file starts with."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= _HEADER_LIMIT:
-            raise ModelConfigError(f"{file} is no safetensors file; get it again.")
-        try:
-            header = json.loads(stream.read(length))
-            return sum(
-                entry["data_offsets"][1] - entry["data_offsets"][0]
-                for name, entry in header.items()
-                if name != "__metadata__"
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelConfigError(f"{file} has a damaged header; get it again.") from error
+    """Sum the tensors of one file, in bytes."""
+    try:
+        return tensor_bytes(safetensors_header(file)[0])
+    except DamagedFileError as error:
+        raise ModelConfigError(f"{file.parent / str(error)}; get it again.") from error
 
 
 def guessed(config: Mapping[str, t.Any], weights: int) -> Architecture:

@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import struct
 import typing as t
 import zipfile
 
@@ -25,6 +24,16 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.files import (
     DamagedFileError,
     JsonObject,
     read_object,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.quantization import (
+    GPTQ_BITS,
+    SEPARATE_FILES,
+    SERVED_FORMATS,
+    describe_quantization,
+    quantization_settings,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._model.safetensors import (
+    safetensors_header,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import parsers
 
@@ -57,12 +66,7 @@ WEIGHTS = (
 )
 NOT_WEIGHTS = ("adapter_", "optimizer", "training_", "scheduler")
 FOREIGN_WEIGHTS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth")
-# Formats by the name that a config.json gives them: those vLLM loads, and those made for others.
-SERVED_FORMATS = (
-    *("auto-round", "auto_gptq", "awq", "awq_marlin", "bitsandbytes", "compressed-tensors"),
-    *("experts_int8", "fbgemm_fp8", "fp8", "gptq", "gptq_marlin", "inc", "modelopt"),
-    *("modelopt_fp4", "moe_wna16", "mxfp4", "quark", "rtn", "torchao"),
-)
+# Formats, by the name that a config.json gives them, that are made for other programs.
 FOREIGN_FORMATS = {
     "exl2": "ExLlamaV2",
     "exl3": "ExLlamaV3",
@@ -72,8 +76,6 @@ FOREIGN_FORMATS = {
 # Tokens by which chat models end their turn. One that the template writes must also stop vLLM.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-# The safetensors format itself refuses a larger header.
-MAX_SAFETENSORS_HEADER = 100_000_000
 
 
 class NotPassedError(Exception):
@@ -204,29 +206,6 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(ordered[:limit]) + more
 
 
-def safetensors_header(path: Path) -> tuple[JsonObject, int]:
-    """Read a safetensors header: its tensors, and the size that the whole file must have."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == LFS_POINTER[:8]:
-            raise DamagedFileError(path, "it is a Git LFS pointer, not the file itself")
-        if len(start) < struct.calcsize("<Q"):
-            raise DamagedFileError(path, f"{len(start)} bytes, too few even for a header")
-        (length,) = struct.unpack("<Q", start)
-        if length > MAX_SAFETENSORS_HEADER:
-            raise DamagedFileError(path, "it does not start with a safetensors header")
-        raw = file.read(length)
-    if len(raw) < length:
-        raise DamagedFileError(path, f"it ends within its header of {length} bytes")
-    try:
-        header = json.loads(raw)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        data = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise DamagedFileError(path, "its safetensors header is not valid") from error
-    return tensors, len(start) + length + data
-
-
 def text_config(config: JsonObject) -> JsonObject:
     """Return what is about the language model; models that also see keep it one level down."""
     inner = config.get("text_config")
@@ -238,28 +217,6 @@ def context_length(config: JsonObject) -> int | None:
     text = text_config(config)
     values = (text.get(key) for key in CONTEXT_KEYS)
     return next((value for value in values if isinstance(value, int) and value > 1), None)
-
-
-def describe_quantization(settings: JsonObject) -> JsonObject:
-    """Bring the many spellings of a quantisation to one."""
-    method = str(settings.get("quant_method") or "").lower()
-    known = {name.replace("_", "-"): name for name in SERVED_FORMATS}
-    bits = settings.get("bits", settings.get("w_bit"))
-    group = settings.get("group_size", settings.get("q_group_size"))
-    groups = settings.get("config_groups")
-    if isinstance(groups, dict) and groups:
-        scheme = next(iter(groups.values()))
-        weights = scheme.get("weights") if isinstance(scheme, dict) else None
-        if isinstance(weights, dict):
-            bits, group = weights.get("num_bits"), weights.get("group_size")
-    return {
-        "method": known.get(method.replace("_", "-"), method),
-        "format": settings.get("checkpoint_format") or settings.get("format"),
-        "bits": bits,
-        "group_size": group,
-        "desc_act": settings.get("desc_act"),
-        "sym": settings.get("sym"),
-    }
 
 
 def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
@@ -282,7 +239,7 @@ def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
             "vLLM loads GPTQ only if it is symmetric (sym true).",
             "Choose a release that was quantised with sym true, or the model in AWQ.",
         )
-    if quantization["bits"] not in {4, 8}:
+    if quantization["bits"] not in GPTQ_BITS:
         return (
             f"vLLM loads GPTQ with 4 or 8 bits, and this has {quantization['bits']}.",
             "Choose a release with 4 or 8 bits.",
@@ -509,11 +466,10 @@ class _Model:
 
     def _quantization_settings(self) -> tuple[str, JsonObject | None]:
         """Return the settings and the file that has them, in the order in which vLLM looks."""
-        text = text_config(self.config)
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(text.get(key), dict):
-                return "config.json", text[key]
-        for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+        settings = quantization_settings(self.config)
+        if isinstance(settings, dict):
+            return "config.json", settings
+        for name, method in SEPARATE_FILES.items():
             if name in self.sizes:
                 return name, {"quant_method": method, **read_object(self.directory / name)}
         return "", None

@@ -26,6 +26,13 @@ import shutil
 import typing as t
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    JsonError,
+    read_json_object,
+    sync_directory,
+    write_atomically,
+)
+
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -248,14 +255,14 @@ class Store:
         for path in partial.iterdir():
             if path.name not in listing.files:
                 path.unlink()
-        _sync(partial)
+        sync_directory(partial)
         self.adopt(listing)
         broken = self.folder / f".{listing.commit}.broken"
         if snapshot.exists():
             shutil.rmtree(broken, ignore_errors=True)
             snapshot.rename(broken)
         partial.rename(snapshot)
-        _sync(self.folder)
+        sync_directory(self.folder)
         shutil.rmtree(broken, ignore_errors=True)
         return snapshot
 
@@ -365,28 +372,11 @@ def _size(path: Path) -> int:
 def _read(path: Path) -> JsonObject:
     """Read one of our own notes; a missing or damaged one counts as empty."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except (OSError, JsonError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _write(path: Path, value: JsonObject) -> None:
-    """Write a note so that a reader finds the old one or the new one, also after a power cut."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.chmod(0o644)
-    new.replace(path)
-
-
-def _sync(directory: Path) -> None:
-    """Have the names in a directory written to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write one of our own notes, for every reader."""
+    write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode=0o644)

@@ -1,9 +1,9 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules for Open WebUI share: options, the plan of steps, carrying it out.
+"""What the modules for Open WebUI share: options, a plan of changes, and making them.
 
-A planner compares what is wanted with what is there and returns steps; nothing has been changed
+A planner compares what is wanted with what is there and returns changes; nothing has been changed
 yet. Check mode stops here, so it predicts with the very code that acts.
 
 PRIVATE to this collection: names and behaviour may change in any release.
@@ -52,7 +52,7 @@ SHARING_RULES: Options = {"required_if": [("visibility", "groups", ["groups"])]}
 
 
 @dataclass(frozen=True)
-class Step:
+class Change:
     """One change: what it concerns, how that looks before and after, and how to make it."""
 
     name: str
@@ -104,22 +104,24 @@ def connect(params: Mapping[str, t.Any], mode: Mode) -> OpenWebUI:
     return OpenWebUI(account_from(params), warn=mode.warn, sessions=sessions)
 
 
-def carry_out(steps: Sequence[Step], mode: Mode) -> dict[str, t.Any]:
-    """Make the steps in order, unless only asked about; return what a module answers."""
+def apply_changes(changes: Sequence[Change], mode: Mode) -> dict[str, t.Any]:
+    """Make the changes in order, unless only asked about; return what a module answers."""
     done: list[str] = []
-    for step in [] if mode.check else steps:
+    for change in [] if mode.check else changes:
         try:
-            step.make()
+            change.make()
         except OpenWebUIError as error:
             finished = f" Done before it: {', '.join(done)}." if done else ""
-            raise OpenWebUIError(f"{step.name}: {error}{finished}") from error
-        done.append(step.name)
+            raise OpenWebUIError(f"{change.name}: {error}{finished}") from error
+        done.append(change.name)
     return {
-        "changed": bool(steps),
-        "changes": [{"name": step.name, "action": step.action} for step in steps],
+        "changed": bool(changes),
+        "changes": [{"name": change.name, "action": change.action} for change in changes],
         "diff": {
-            "before": {step.name: step.before for step in steps if step.before is not None},
-            "after": {step.name: step.after for step in steps if step.after is not None},
+            "before": {
+                change.name: change.before for change in changes if change.before is not None
+            },
+            "after": {change.name: change.after for change in changes if change.after is not None},
         },
     }
 

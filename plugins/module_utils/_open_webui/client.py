@@ -8,23 +8,33 @@ PRIVATE to this collection: names and behaviour may change in any release.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mimetypes
-import os
 import re
-import ssl
 import time
 import typing as t
 import uuid
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
+    parse_env,
+    read_json_object,
+    write_atomically,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host.http import (
+    Client,
+    Content,
+    Deadline,
+    HttpError,
+    RefusedError,
+)
+
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from urllib.parse import SplitResult
 
 Json = t.Any
 """What the API answers: decoded JSON of a shape that only the caller knows."""
@@ -48,6 +58,7 @@ _UNAUTHORISED = 401
 _FORBIDDEN = 403
 _NOT_FOUND = 404
 _OK = (200, 201, 204)
+_MAX_BYTES = 64 * 1024 * 1024  # a list of models carries their pictures
 
 
 class OpenWebUIError(Exception):
@@ -105,27 +116,19 @@ class Transport(t.Protocol):
 def http_transport(*, validate_certs: bool = True) -> Transport:
     """Send requests straight to the host: a proxy has no business between a PC and its own page."""
 
-    def connect(url: SplitResult, timeout: float) -> HTTPConnection:
-        if url.scheme == "http":
-            return HTTPConnection(url.hostname or "", url.port, timeout=timeout)
-        context = ssl.create_default_context()
-        if not validate_certs:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return HTTPSConnection(url.hostname or "", url.port, timeout=timeout, context=context)
-
     def send(request: Request, timeout: float) -> Answer:
         url = urlsplit(request.url)
-        connection = connect(url, timeout)
+        base = urlunsplit((url.scheme, url.netloc, "", "", ""))
+        path = urlunsplit(("", "", url.path, url.query, ""))
+        client = Client(base, validate_certs=validate_certs, max_bytes=_MAX_BYTES)
+        content = Content(request.body, request.headers)
         try:
-            target = urlunsplit(("", "", url.path, url.query, ""))
-            connection.request(request.method, target, request.body, dict(request.headers))
-            response = connection.getresponse()
-            return Answer(response.status, response.read())
-        except HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
+            answer = client.send(request.method, path, Deadline(timeout), content)
+        except RefusedError as error:
+            raise ConnectionRefusedError(str(error)) from error
+        except HttpError as error:
+            raise ConnectionError(str(error)) from error
+        return Answer(answer.status, answer.body)
 
     return send
 
@@ -140,12 +143,34 @@ def read_credentials(path: str) -> tuple[str | None, str]:
             "The role open_webui makes it, for root only: run the task with become."
         )
         raise OpenWebUIError(message) from error
-    values = dict(
-        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
-    )
+    values = parse_env(text)
     if not values.get("WEBUI_ADMIN_PASSWORD"):
         raise OpenWebUIError(f"The credentials file {path} has no line WEBUI_ADMIN_PASSWORD=...")
     return values.get("WEBUI_ADMIN_EMAIL"), values["WEBUI_ADMIN_PASSWORD"]
+
+
+class Sessions(t.Protocol):
+    """Where the session of an account may be, so that it need not sign in again."""
+
+    def load(self, account: Account) -> str | None:
+        """Return the token of this very account, if there is one."""
+
+    def save(self, account: Account, token: str) -> None:
+        """Keep the token."""
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """A session that was opened in this run."""
+
+    token: str = field(repr=False)
+
+    def load(self, _account: Account) -> str:
+        """Return its token."""
+        return self.token
+
+    def save(self, _account: Account, _token: str) -> None:
+        """Keep nothing: it ends with the run."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +186,7 @@ class SessionFile:
     def load(self, account: Account) -> str | None:
         """Return the token of this very account, if there is one."""
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            kept = read_json_object(self.path)
             return str(kept["token"]) if kept["account"] == _fingerprint(account) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # a session that cannot be read is one that was never kept
@@ -170,15 +195,9 @@ class SessionFile:
         """Keep the token; a place that cannot be written costs a sign-in each time, no more."""
         if not self.keep:
             return
-        new = self.path.with_name(f"{self.path.name}.new")
-        try:
-            new.unlink(missing_ok=True)
-            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"account": _fingerprint(account), "token": token}, file)
-            new.replace(self.path)
-        except OSError:
-            return
+        content = json.dumps({"account": _fingerprint(account), "token": token})
+        with contextlib.suppress(OSError):
+            write_atomically(self.path, content, mode=0o600)
 
 
 def _fingerprint(account: Account) -> str:
@@ -201,7 +220,7 @@ class OpenWebUI:
         *,
         warn: Callable[[str], None] = lambda _unused: None,
         transport: Transport | None = None,
-        sessions: SessionFile | None = None,
+        sessions: Sessions | None = None,
         administrator: bool = True,
     ) -> None:
         """Wait until Open WebUI answers, check its version, sign in."""
@@ -315,7 +334,7 @@ class OpenWebUI:
         return text
 
     def _open_session(self) -> str:
-        """Go on with a kept session, or sign in; return the id of the account."""
+        """Go on with a session that is there, or sign in; return the id of the account."""
         kept = self._sessions.load(self.account) if self._sessions else None
         session = self._resume(kept) if kept else None
         if session is None:
@@ -429,6 +448,11 @@ def _hint(status: int) -> str:
 
 
 def _multipart(name: str, content: bytes, metadata: Mapping[str, str]) -> tuple[bytes, str]:
+    """Build the body of an upload, and its type.
+
+    Not by Ansible's prepare_multipart, which encodes files in base64 by default: Open WebUI does
+    not decode that.
+    """
     boundary = uuid.uuid4().hex
     safe = name.replace("\\", "\\\\").replace('"', "%22")
     head = (

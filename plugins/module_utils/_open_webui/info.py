@@ -8,6 +8,7 @@ PRIVATE to this collection: names and behaviour may change in any release.
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
@@ -19,7 +20,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client im
     OpenWebUI,
     quoted,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.config import shown_settings
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.document_probe import (
     probe_documents,
 )
@@ -28,7 +28,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.knowledge
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 Facts = dict[str, t.Any]
 
@@ -36,6 +36,8 @@ UNITS = {"unit": "sparerig-vllm", "web_unit": "sparerig-open-webui"}
 """What the roles call the services, for the commands in the evidence."""
 
 _MANY = 10_000
+_SECRET = re.compile(r"(key|keys|secret|password|token)s?$", re.IGNORECASE)
+HIDDEN = "(hidden)"
 
 
 def gather(client: OpenWebUI, wanted: Collection[str], model: str | None) -> Facts:
@@ -50,6 +52,14 @@ def gather(client: OpenWebUI, wanted: Collection[str], model: str | None) -> Fac
         facts["checks"] = evidence.checks
         facts["documents_ok"] = evidence.first_failure is None
     return facts
+
+
+def shown_settings(settings: Mapping[str, t.Any]) -> Facts:
+    """Hide what could be a secret."""
+    return {
+        name: HIDDEN if _SECRET.search(name) and value else value
+        for name, value in settings.items()
+    }
 
 
 def _users(client: OpenWebUI) -> list[Facts]:

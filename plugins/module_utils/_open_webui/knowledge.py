@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Knowledge bases of Open WebUI, kept in step with files by the hash of their content.
+"""Knowledge bases of Open WebUI, synchronised with files by the hash of their content.
 
 PRIVATE to this collection: names and behaviour may change in any release.
 """
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
+    Change,
     Grant,
     Mode,
-    Step,
     describe_grants,
     grant_list,
     grants_for,
@@ -173,26 +173,26 @@ def knowledge_by_name(client: OpenWebUI) -> dict[str, Record]:
 
 def plan_knowledge(
     client: OpenWebUI, entries: Sequence[Entry], files: Mapping[str, list[LocalFile]], mode: Mode
-) -> list[Step]:
+) -> list[Change]:
     """Compare the wanted knowledge bases and their files with those that exist."""
     existing = knowledge_by_name(client)
     group_ids = {name: group["id"] for name, group in groups_by_name(client).items()}
-    steps: list[Step] = []
+    changes: list[Change] = []
     for entry in entries:
         record = existing.get(entry["name"])
         if entry["state"] == "absent":
             if record:
-                steps.append(_removal(client, record))
+                changes.append(_removal(client, record))
             continue
         grants = grants_for(entry, group_ids, f"Knowledge base {entry['name']}", mode)
         names = {group_id: name for name, group_id in group_ids.items()}
-        step = _step(client, entry, record, _Wanted(files[entry["name"]], grants, names))
-        if step:
-            steps.append(step)
-    return steps
+        change = _change(client, entry, record, _Wanted(files[entry["name"]], grants, names))
+        if change:
+            changes.append(change)
+    return changes
 
 
-def _removal(client: OpenWebUI, record: Record) -> Step:
+def _removal(client: OpenWebUI, record: Record) -> Change:
     base = f"/api/v1/knowledge/{quoted(record['id'])}"
 
     def make() -> None:
@@ -200,7 +200,7 @@ def _removal(client: OpenWebUI, record: Record) -> Step:
         client.post(f"{base}/reset")
         client.delete(f"{base}/delete")
 
-    return Step(record["name"], {"description": record["description"]}, None, make)
+    return Change(record["name"], {"description": record["description"]}, None, make)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,9 @@ class _Wanted:
     group_names: Mapping[str, str]
 
 
-def _step(client: OpenWebUI, entry: Entry, record: Record | None, wanted: _Wanted) -> Step | None:
+def _change(
+    client: OpenWebUI, entry: Entry, record: Record | None, wanted: _Wanted
+) -> Change | None:
     files, grants, names = wanted.files, wanted.grants, wanted.group_names
     sync = _Sync(client, record["id"], files, entry["index_timeout"]) if record else None
     before = {"description": "", "visibility": "private", "files": {}}
@@ -252,11 +254,11 @@ def _step(client: OpenWebUI, entry: Entry, record: Record | None, wanted: _Wante
         (sync or _Sync(client, knowledge_id, files, entry["index_timeout"])).make()
 
     shown = only_differences(before, after) if record else (None, after)
-    return Step(entry["name"], shown[0], shown[1], make)
+    return Change(entry["name"], shown[0], shown[1], make)
 
 
 class _Sync:
-    """Brings the files of one knowledge base in step: new ones in, then stale ones out."""
+    """Synchronises the files of one knowledge base: new ones in, then stale ones out."""
 
     def __init__(
         self, client: OpenWebUI, knowledge_id: str, files: Sequence[LocalFile], timeout: float

@@ -13,9 +13,9 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
+    Change,
     Grant,
     Mode,
-    Step,
     describe_grants,
     grant_list,
     grants_for,
@@ -66,7 +66,7 @@ class _Surroundings:
         return {group_id: name for name, group_id in self.group_ids.items()}
 
 
-def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Step]:
+def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Change]:
     """Compare the wanted models with those that are registered."""
     around = _Surroundings(
         records={record["id"]: record for record in client.get("/api/v1/models/all")},
@@ -75,16 +75,16 @@ def plan_models(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list
         mode=mode,
     )
     served = {model["id"] for model in client.get("/api/models")["data"]}
-    steps: list[Step] = []
+    changes: list[Change] = []
     for entry in _with_shared_bases(entries, around):
         engine = entry["base_model"] or entry["id"]
         if entry["state"] == "present" and engine not in served:
             names = ", ".join(sorted(served)) or "nothing"
             mode.warn(f"Model {entry['id']}: {engine} is not served now (served: {names}).")
-        step = _step(client, entry, around)
-        if step:
-            steps.append(step)
-    return steps
+        change = _change(client, entry, around)
+        if change:
+            changes.append(change)
+    return changes
 
 
 def _with_shared_bases(entries: Sequence[Entry], around: _Surroundings) -> list[Entry]:
@@ -107,14 +107,14 @@ def _with_shared_bases(entries: Sequence[Entry], around: _Surroundings) -> list[
     return [*({**nothing, **base} for base in shared), *entries]
 
 
-def _step(client: OpenWebUI, entry: Entry, around: _Surroundings) -> Step | None:
+def _change(client: OpenWebUI, entry: Entry, around: _Surroundings) -> Change | None:
     model_id = entry["id"]
     record = around.records.get(model_id)
     if entry["state"] == "absent":
         if not record:
             return None
         shown = {"name": record["name"], "base_model": record["base_model_id"]}
-        return Step(
+        return Change(
             model_id,
             shown,
             None,
@@ -138,11 +138,11 @@ def _step(client: OpenWebUI, entry: Entry, around: _Surroundings) -> Step | None
         client.post(path, after)
 
     if not record:
-        return Step(model_id, None, _comparable(after, around), make)
+        return Change(model_id, None, _comparable(after, around), make)
     shown_before, shown_after = only_differences(
         _comparable(before, around), _comparable(after, around)
     )
-    return Step(model_id, shown_before, shown_after, make)
+    return Change(model_id, shown_before, shown_after, make)
 
 
 def _wanted_record(entry: Entry, before: Record, around: _Surroundings) -> Record:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.changes import (
+    Change,
     Mode,
-    Step,
     only_differences,
     refuse_duplicates,
 )
@@ -55,7 +55,7 @@ def check_users(entries: Sequence[Entry]) -> None:
         raise OpenWebUIError(f"The password of {names} is {limit}: Open WebUI takes no more.")
 
 
-def plan_users(client: OpenWebUI, entries: Sequence[Entry]) -> list[Step]:
+def plan_users(client: OpenWebUI, entries: Sequence[Entry]) -> list[Change]:
     """Compare the wanted users with those that exist."""
     existing = {user["email"].lower(): user for user in client.get("/api/v1/users/all")["users"]}
     _keep_own_account(client, entries)
@@ -70,8 +70,10 @@ def plan_users(client: OpenWebUI, entries: Sequence[Entry]) -> list[Step]:
         names = ", ".join(without)
         message = f"New users need a password or a password_file: {names}. Nothing was changed."
         raise OpenWebUIError(message)
-    steps = (_user_step(client, entry, existing.get(entry["email"].lower())) for entry in entries)
-    return [step for step in steps if step]
+    changes = (
+        _user_change(client, entry, existing.get(entry["email"].lower())) for entry in entries
+    )
+    return [change for change in changes if change]
 
 
 def _keep_own_account(client: OpenWebUI, entries: Sequence[Entry]) -> None:
@@ -85,13 +87,13 @@ def _keep_own_account(client: OpenWebUI, entries: Sequence[Entry]) -> None:
             raise OpenWebUIError(message)
 
 
-def _user_step(client: OpenWebUI, entry: Entry, user: Entry | None) -> Step | None:
+def _user_change(client: OpenWebUI, entry: Entry, user: Entry | None) -> Change | None:
     email = entry["email"].lower()
     if entry["state"] == "absent":
         if not user:
             return None
         shown = {"name": user["name"], "role": user["role"]}
-        return Step(
+        return Change(
             email, shown, None, lambda: client.delete(f"/api/v1/users/{quoted(user['id'])}")
         )
     password = _Password(entry)
@@ -101,7 +103,7 @@ def _user_step(client: OpenWebUI, entry: Entry, user: Entry | None) -> Step | No
         def create() -> None:
             client.post("/api/v1/auths/add", {**wanted, "email": email, "password": password.get()})
 
-        return Step(email, None, wanted, create)
+        return Change(email, None, wanted, create)
     before = {"name": user["name"], "role": user["role"], "password": _AS_IT_WAS}
     after = {**before, "role": entry["role"], "name": entry["name"] or user["name"]}
     if entry["update_password"] == _ALWAYS and not password.works(client, email):
@@ -116,7 +118,7 @@ def _user_step(client: OpenWebUI, entry: Entry, user: Entry | None) -> Step | No
             form["password"] = password.get()
         client.post(f"/api/v1/users/{quoted(user['id'])}/update", form)
 
-    return Step(email, before, after, update)
+    return Change(email, before, after, update)
 
 
 class _Password:
@@ -174,7 +176,7 @@ def groups_by_name(client: OpenWebUI) -> dict[str, Entry]:
     return {group["name"]: group for group in groups}
 
 
-def plan_groups(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Step]:
+def plan_groups(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list[Change]:
     """Compare the wanted groups, their permissions and members with those that exist."""
     existing = groups_by_name(client)
     ids = {user["email"].lower(): user["id"] for user in client.get("/api/v1/users/all")["users"]}
@@ -183,8 +185,8 @@ def plan_groups(client: OpenWebUI, entries: Sequence[Entry], mode: Mode) -> list
         known = client.get("/api/v1/users/default/permissions")
         for entry in entries:
             _known_permissions(entry, known)
-    steps = (_group_step(client, entry, existing.get(entry["name"]), ids) for entry in entries)
-    return [step for step in steps if step]
+    changes = (_group_change(client, entry, existing.get(entry["name"]), ids) for entry in entries)
+    return [change for change in changes if change]
 
 
 def _known_members(entries: Sequence[Entry], ids: Mapping[str, str], mode: Mode) -> None:
@@ -216,16 +218,16 @@ def _known_permissions(entry: Entry, known: Mapping[str, t.Any]) -> None:
             raise OpenWebUIError(message)
 
 
-def _group_step(
+def _group_change(
     client: OpenWebUI, entry: Entry, group: Entry | None, ids: Mapping[str, str]
-) -> Step | None:
+) -> Change | None:
     name = entry["name"]
     if entry["state"] == "absent":
         if not group:
             return None
         path = f"/api/v1/groups/id/{quoted(group['id'])}/delete"
         shown = {"description": group["description"]}
-        return Step(name, shown, None, lambda: client.delete(path))
+        return Change(name, shown, None, lambda: client.delete(path))
     before = _group_state(client, group, ids)
     after = {
         "description": before["description"]
@@ -259,9 +261,9 @@ def _group_step(
             client.post(f"{group_path}/users/remove", {"user_ids": gone})
 
     if not group:
-        return Step(name, None, after, make)
+        return Change(name, None, after, make)
     shown_before, shown_after = only_differences(before, after)
-    return Step(name, shown_before, shown_after, make)
+    return Change(name, shown_before, shown_after, make)
 
 
 def _group_state(

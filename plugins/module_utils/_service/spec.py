@@ -15,6 +15,9 @@ import re
 import secrets as random_secrets
 import typing as t
 
+if t.TYPE_CHECKING:
+    from collections.abc import Mapping
+
 CONFIG_DIR = "/etc/sparerig"
 LIBRARY_DIR = "/usr/local/lib/sparerig"
 SUPERVISOR = f"{LIBRARY_DIR}/supervisor.py"
@@ -115,7 +118,7 @@ class Spec:
     command: list[str]
     env: dict[str, str]
     volumes: list[str]
-    own_directories: list[str]
+    data_directories: list[str]
     networks: list[Network]
     published_ports: list[Port]
     devices: list[str]
@@ -155,6 +158,48 @@ class Spec:
         return [SUPERVISOR, self.config_file, self.env_file, self.secrets_file, self.unit_file]
 
 
+def spec_from(params: Mapping[str, t.Any]) -> tuple[Spec, dict[str, str]]:
+    """Return what the module's options ask for, and its secrets; raise OptionError."""
+    env = {name: _as_env(value) for name, value in params["env"].items()}
+    secrets = {name: _as_env(value) for name, value in params["secrets"].items()}
+    check_name(params["name"])
+    check_env("env", env)
+    check_env("secrets", secrets)
+    probe = params["probe"] or {}
+    check_probe(probe, secrets)
+    spec = Spec(
+        name=params["name"],
+        description=params["description"] or params["name"],
+        image=params["image"] or "",
+        entrypoint=params["entrypoint"],
+        command=params["command"],
+        env=env,
+        volumes=params["volumes"],
+        data_directories=params["data_directories"],
+        networks=[_as_network(**network) for network in params["networks"]],
+        published_ports=[Port.parse(text) for text in params["published_ports"]],
+        devices=params["devices"],
+        run_options=params["run_options"],
+        after=params["after"],
+        stop_timeout=params["stop_timeout"],
+        probe=probe,
+        explain=params["explain"],
+    )
+    return spec, secrets
+
+
+def _as_env(value: t.Any) -> str:
+    """Return a YAML value as the programs in the containers expect it."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_network(name: str, *, internal: bool, driver_opts: dict[str, t.Any]) -> Network:
+    """Return a network, with its options as Docker expects them."""
+    return Network(name, internal, {key: _as_env(value) for key, value in driver_opts.items()})
+
+
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a unit, a container and files at once."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -177,16 +222,19 @@ def check_env(option: str, values: dict[str, str]) -> None:
             )
 
 
-def parse_env(text: str) -> dict[str, str]:
-    """Read an env file that this module wrote."""
-    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
-    return {key: value for key, found, value in pairs if found}
-
-
-def render_env(values: dict[str, str]) -> str:
-    """Write an env file as ``docker run --env-file`` reads it."""
-    lines = ["# Managed by Ansible (sparerig.llm.container_service)"]
-    return "\n".join([*lines, *(f"{key}={values[key]}" for key in sorted(values))]) + "\n"
+def check_probe(probe: Mapping[str, t.Any], secrets: Mapping[str, str]) -> None:
+    """Refuse a probe whose options do not go together."""
+    model, variable = probe.get("completion_model"), probe.get("bearer_variable")
+    if model and probe["kind"] != "openai":
+        raise OptionError(
+            f"probe completion_model is {model!r} and probe kind is {probe['kind']!r}: a model is "
+            "asked by kind openai only. Set kind to openai, or leave completion_model out"
+        )
+    if variable and variable not in secrets:
+        raise OptionError(
+            f"probe bearer_variable is {variable!r}, which is not among secrets: "
+            f"{', '.join(sorted(secrets)) or 'there are none'}"
+        )
 
 
 def settle_secrets(wanted: dict[str, str], present: dict[str, str]) -> dict[str, str]:

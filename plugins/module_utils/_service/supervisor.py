@@ -4,7 +4,10 @@
 """The main process of a unit made by the ``container_service`` module: it runs one container.
 
 PRIVATE to this collection. The module copies this file to the host, where systemd starts it as
-``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library.
+``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library. It has
+its own few lines to read an env file and to ask by HTTP, and not files.py and http.py beside it:
+one file is replaced in one step, so that a run that is cut off leaves no two parts that do not fit;
+and a unit restarts when this file changes, which must not happen for what only modules need.
 
 systemd alone can start and restart a process. It cannot tell a container that runs from a service
 that answers. The supervisor can: it reports READY only when the probe succeeds, keeps asking, and
@@ -47,6 +50,7 @@ class Probe:
     """How to ask the container whether it works. Times in seconds."""
 
     port: int
+    kind: str = "http"  # or openai: a token has to come out of completion_model as well
     path: str = "/health"
     completion_model: str | None = None
     bearer_variable: str | None = None
@@ -110,7 +114,7 @@ def say(message: str) -> None:
 
 def read_variable(path: str, name: str) -> str:
     """Return one value of an env file."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
         key, _equals, value = line.partition("=")
         if key == name:
             return value
@@ -181,9 +185,12 @@ class Asker:
             raise ProbeError(message)
         return text
 
-    def generated_tokens(self) -> float:
-        """Return how many tokens the engine says it has made since it started."""
-        metrics = self.request("GET", "/metrics")
+    def generated_tokens(self) -> float | None:
+        """Return how many tokens vLLM has made since it started; None when nobody tells."""
+        try:
+            metrics = self.request("GET", "/metrics")
+        except ProbeError:
+            return None
         values = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", metrics, re.MULTILINE)
         return sum(float(value) for value in values)
 
@@ -191,7 +198,7 @@ class Asker:
         """Raise ProbeError unless the service is up and, for a model, a token comes out."""
         enter_network_of(self.container_pid())
         self.request("GET", self.probe.path)
-        if self.probe.completion_model is None:
+        if self.probe.kind != "openai":
             return
         before = self.generated_tokens()
         question = {"model": self.probe.completion_model, "prompt": "1", "max_tokens": 1}
@@ -199,7 +206,8 @@ class Asker:
             self.request("POST", "/v1/completions", question)
         except ProbeError:
             # A full house is not a hang: while others get their tokens, ours may wait its turn.
-            if self.generated_tokens() <= before:
+            after = self.generated_tokens()
+            if before is None or after is None or after <= before:
                 raise
 
     def answers(self) -> str | None:

@@ -274,8 +274,8 @@ _RULES: t.Final = (
         "kv-cache-exceeds-memory",
         "Memory ran out while making the KV cache",
         re.compile(rf"in allocate_kv_cache.*?{_OOM}{_NEEDS}", re.DOTALL),
-        "The KV cache is one piece of {wanted}, and the card has no such piece free any more: another"
-        " program took memory since the plan was made, or vllm_env overrides"
+        "The KV cache is one piece of {wanted}, and the card has no such piece free any more:"
+        " another program took memory since the plan was made, or vllm_env overrides"
         " PYTORCH_CUDA_ALLOC_CONF, without which the compiler's scratch stays in the way.",
         "End what `nvidia-smi` shows that other programs hold; or set model_reserve_mib: 768 and"
         " run the play again: the plan is then made with a smaller KV cache.",

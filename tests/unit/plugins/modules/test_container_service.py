@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._service import spec, supervisor
+from ansible_collections.sparerig.llm.plugins.module_utils._service import (
+    deployment,
+    spec,
+    supervisor,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 from ansible_collections.sparerig.llm.plugins.modules import container_service
 
@@ -129,9 +133,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         (tmp_path / folder).mkdir()
         monkeypatch.setattr(spec, name, f"{tmp_path}/{folder}")
     supervisor = f"{tmp_path}/lib/supervisor.py"
-    for module in (spec, container_service):
+    for module in (spec, deployment):
         monkeypatch.setattr(module, "SUPERVISOR", supervisor)
-    monkeypatch.setattr(container_service, "LIBRARY_DIR", f"{tmp_path}/lib")
+    monkeypatch.setattr(deployment, "LIBRARY_DIR", f"{tmp_path}/lib")
     monkeypatch.setattr(AnsibleModule, "run_command", host.run_command)
     monkeypatch.setattr(AnsibleModule, "get_bin_path", host.get_bin_path)
     return host
@@ -266,14 +270,14 @@ def test_a_file_mode_is_put_right(run: Run, host: Host) -> None:
 
 def test_directories_of_its_own(run: Run, host: Host) -> None:
     place = host.root / "srv" / "chats"
-    assert run(check=True, own_directories=[str(place)])["changed"]
+    assert run(check=True, data_directories=[str(place)])["changed"]
     assert not place.exists()
-    run(own_directories=[str(place)], volumes=[f"{place}:/data"])
+    run(data_directories=[str(place)], volumes=[f"{place}:/data"])
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o755)
-    assert run(own_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
+    assert run(data_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
     assert place.stat().st_mode & 0o777 == 0o700
-    assert not run(own_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
+    assert not run(data_directories=[str(place)], volumes=[f"{place}:/data"])["changed"]
 
 
 def test_not_waiting_then_seeing_it_through(run: Run, host: Host) -> None:
@@ -490,3 +494,35 @@ def test_a_failure_to_start_names_the_cause(run: Run, host: Host) -> None:
 def test_a_failure_to_start_that_nobody_explains(run: Run, host: Host) -> None:
     host.failing = {"systemctl restart": "Job for engine.service failed.\n"}
     assert run()["msg"].startswith("engine.service did not start: Job for engine.service failed. ")
+
+
+def test_what_explains_failures_is_installed_where_it_is_asked_for(run: Run, host: Host) -> None:
+    run()
+    assert [path.name for path in (host.root / "lib").iterdir()] == ["supervisor.py"]
+    run(explain="vllm")
+    assert text(host, "lib/vllm_log.py") == inspect.getsource(vllm_log)
+
+
+@pytest.mark.parametrize(
+    ("probe", "says"),
+    [
+        ({"kind": "openai"}, "kind is openai but all of the following are missing"),
+        ({"completion_model": "tiny"}, "probe completion_model is 'tiny' and probe kind is 'http'"),
+        ({"bearer_variable": "OTHER"}, "probe bearer_variable is 'OTHER', which is not among"),
+        ({"kind": "grpc"}, "value of kind must be one of: http, openai"),
+    ],
+)
+def test_a_probe_that_cannot_be_meant(
+    run: Run, host: Host, probe: dict[str, str], says: str
+) -> None:
+    answer = run(probe={"port": 8000, **probe})
+    assert answer["failed"]
+    assert says in answer["msg"]
+    assert host.commands == []
+
+
+def test_a_model_that_is_asked_for_a_token(run: Run, host: Host) -> None:
+    probe = {"port": 8000, "kind": "openai", "completion_model": "tiny", "bearer_variable": "KEY"}
+    run(probe=probe)
+    read = supervisor.Config.load(f"{host.root}/etc/engine.json").probe
+    assert (read.kind, read.completion_model, read.bearer_variable) == ("openai", "tiny", "KEY")

@@ -12,7 +12,6 @@ import typing as t
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui import client
 from ansible_collections.sparerig.llm.plugins.modules import (
-    open_webui_config,
     open_webui_group,
     open_webui_info,
     open_webui_knowledge,
@@ -682,97 +681,16 @@ def test_other_sources_that_cannot_be_are_refused(run: Run, tmp_path: Path) -> N
     assert "would have the same name" in message
 
 
-# Settings.
-
-EXPORT, IMPORT = "GET /api/v1/configs/export", "POST /api/v1/configs/import"
-
-
-def _with(**changes: t.Any) -> tuple[int, t.Any]:
-    return (200, {**recorded("settings"), **changes})
-
-
-def test_settings_are_written_and_read_back(server: Server, run: Run) -> None:
-    server.answers = {
-        IMPORT: (200, {}),
-        EXPORT: ["settings", "settings", _with(**{"auth.jwt_expiry": "30d", "rag.top_k": 5})],
-    }
-    wanted = {
-        "session_length": "30d",
-        "settings": {
-            "rag.top_k": 5,
-            "task.title.enable": recorded("settings")["task.title.enable"],
-        },
-    }
-    assert run(open_webui_config, **wanted, check=True)["changed"]
-    assert server.changes == []
-    assert run(open_webui_config, **wanted, diff=True)["diff"]["after"] == {
-        "settings": {"auth.jwt_expiry": "30d", "rag.top_k": 5}
-    }
-    assert server.changes == [(IMPORT, {"config": {"auth.jwt_expiry": "30d", "rag.top_k": 5}})]
-    assert not run(open_webui_config, **wanted)["changed"]
-
-
-def test_a_setting_that_does_not_take_is_a_failure(server: Server, run: Run) -> None:
-    server.answers = {IMPORT: (200, {})}
-    message = run(open_webui_config, session_length="30d")["msg"]
-    assert "took the settings but does not use them: {'auth.jwt_expiry': '4w'}" in message
-
-
-def test_banners_are_compared_by_what_they_say(server: Server, run: Run) -> None:
-    banner = {
-        "id": "other",
-        "timestamp": 7,
-        "content": "Hello",
-        "title": "",
-        "type": "info",
-        "dismissible": True,
-    }
-    server.answers = {
-        EXPORT: _with(**{"ui.banners": [{**banner, "id": "banner-1", "timestamp": 0}]}),
-        IMPORT: (200, {}),
-    }
-    assert not run(open_webui_config, banners=[{"content": "Hello"}])["changed"]
-    assert run(open_webui_config, banners=[{"content": "Bye"}], check=True)["changed"]
-    assert run(open_webui_config, banners=[], check=True)["changed"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"settings": {"task.titel.enable": False}},
-            "no setting 'task.titel.enable'. Did you mean task.title.enable?",
-        ),
-        (
-            {"settings": {"task.title.enable": "no"}},
-            "task.title.enable takes true or false, not 'no'",
-        ),
-        ({"settings": {"rag.top_k": True}}, "rag.top_k takes a int, not True"),
-        ({"session_length": "a month"}, "session_length 'a month' is not a duration"),
-        (
-            {"signup": True, "settings": {"ui.enable_signup": False}},
-            "Given as an option and in settings as well: ui.enable_signup",
-        ),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(
-    server: Server, run: Run, options: t.Any, message: str
-) -> None:
-    assert message in run(open_webui_config, **options)["msg"]
-    assert server.changes == []
+# Reading.
 
 
 def test_a_secret_setting_is_hidden(server: Server, run: Run) -> None:
-    server.answers = {
-        IMPORT: (200, {}),
-        EXPORT: ["settings", _with(**{"openai.api_keys": ["hush"]})],
-    }
-    answer = run(open_webui_config, settings={"openai.api_keys": ["hush"]}, diff=True)
-    assert answer["diff"]["after"] == {"settings": {"openai.api_keys": "(hidden)"}}
-    assert "stand-in-key" not in str(answer["diff"])
-
-
-# Reading.
+    settings = {**recorded("settings"), "openai.api_keys": ["hush"], "rag.top_k": 5}
+    server.answers = {"GET /api/v1/configs/export": (200, settings)}
+    told = run(open_webui_info, gather=["settings"])["settings"]
+    assert told["openai.api_keys"] == "(hidden)"
+    assert told["rag.top_k"] == 5
+    assert "hush" not in str(told)
 
 
 def test_what_is_there_is_told(run: Run) -> None:

@@ -91,5 +91,5 @@ def test_apt_that_can_t_tell_stops_it(
     monkeypatch.setattr(purged_packages, "LocalHost", lambda: host)
     answer = run_module(purged_packages, packages=["*-12-1"])
     assert answer["failed"]
-    assert "E: Unmet dependencies. Mend what apt names" in answer["msg"]
+    assert "E: Unmet dependencies. Fix what apt names" in answer["msg"]
     assert purged == []

@@ -46,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     documents: t.ClassVar[list[str]] = []
+    sign_ins: t.ClassVar[int] = 0
 
     def do_GET(self) -> None:
         """Answer a GET."""
@@ -95,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
                 "/": lambda: self.text("<!doctype html><title>Chat</title>", "text/html"),
                 "/api/config": lambda: self.config(auth=True),
                 "/api/v1/auths/signin": self.sign_in,
+                "/api/v1/auths/": self.show_session,
                 "/api/models": lambda: self.models([{"id": MODEL}]),
                 "/api/version": lambda: self.json({"version": "0.12.4"}),
                 "/api/v1/files/": self.take_document,
@@ -137,10 +139,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def sign_in(self) -> None:
         """Give a token for the right password."""
+        Handler.sign_ins += 1
         if json.loads(self.request_body).get("password") == SESAME:
             self.json({"token": "stand-in-token", "id": "admin", "role": "user"})
         else:
             self.json({"detail": "The email or password provided is incorrect."}, 400)
+
+    def show_session(self) -> None:
+        """Say whose token came along."""
+        if self.headers.get("Authorization") == "Bearer stand-in-token":
+            self.json({"token": "stand-in-token", "id": "admin", "role": "user"})
+        else:
+            self.json({"detail": "401 Unauthorized"}, 401)
 
     def take_document(self) -> None:
         """Take an upload."""

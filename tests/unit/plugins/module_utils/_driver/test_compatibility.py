@@ -1,17 +1,16 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every row of the tables: driver and CUDA, image and CUDA, card and generation."""
+"""Every row of the tables: driver and CUDA, image and CUDA, cards and kernel modules."""
 
 from __future__ import annotations
 
-import typing as t
-
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import compatibility as support
-
-if t.TYPE_CHECKING:
-    from pathlib import Path
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    PciCard,
+    describe_card,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,75 +120,8 @@ def test_an_image_that_no_table_knows(image: str, complaint: str) -> None:
     assert complaint in str(error.value)
 
 
-def supported(fixtures: Path) -> list[list[str]]:
-    text = (fixtures / "nvidia_host" / "supported-gpus-580.178.04.tsv").read_text()
-    return [line.split("\t") for line in text.splitlines()]
-
-
-def test_generation_and_modules_of_every_card_that_nvidia_lists(fixtures: Path) -> None:
-    """NVIDIA names 340 and older branches one by one; for us they are all too old alike."""
-    wrong = []
-    for device, legacy, is_open, name in supported(fixtures):
-        card = support.describe_card("0000:01:00.0", f"10de:{device}", {})
-        branch = legacy.partition(".")[0]
-        ancient = branch and support.parse_version(branch) < (340,)
-        last = (
-            "340" if ancient else {"367": "470", "": "" if is_open else "580"}.get(branch, branch)
-        )
-        opens = support.OPEN in card.generation.modules
-        if (card.generation.last_branch, opens) != (last, bool(is_open)):
-            wrong.append(f"{device} {name}: {card.generation}")
-    assert not wrong
-
-
-def test_names_agree_with_nvidias_own(fixtures: Path) -> None:
-    listed: dict[str, set[str]] = {}
-    for device, _legacy, _open, name in supported(fixtures):
-        listed.setdefault(device, set()).add(name.upper())
-    for device, names in listed.items():
-        name = support.describe_card("0000:01:00.0", f"10de:{device}", {}).name
-        if name != "NVIDIA card":
-            assert any(name.upper() in other for other in names), (device, name, names)
-
-
-@pytest.mark.parametrize(
-    ("pci_id", "name", "generation", "capability", "modules"),
-    [
-        ("10de:0fc6", "NVIDIA card", "Kepler", (3, 0), {"proprietary"}),
-        ("10de:1380", "NVIDIA card", "Maxwell", (5, 0), {"proprietary"}),
-        ("10de:17c8", "NVIDIA card", "Maxwell", (5, 2), {"proprietary"}),
-        ("10de:1b80", "NVIDIA GeForce GTX 1080", "Pascal", (6, 1), {"proprietary"}),
-        ("10de:1d81", "NVIDIA card", "Volta", (7, 0), {"proprietary"}),
-        ("10de:1f08", "NVIDIA GeForce RTX 2060", "Turing", (7, 5), {"open", "proprietary"}),
-        ("10de:2184", "NVIDIA GeForce GTX 1660", "Turing", (7, 5), {"open", "proprietary"}),
-        ("10de:20b0", "NVIDIA A100", "Ampere", (8, 0), {"open", "proprietary"}),
-        ("10DE:2503", "NVIDIA GeForce RTX 3060", "Ampere", (8, 6), {"open", "proprietary"}),
-        ("10de:2684", "NVIDIA GeForce RTX 4090", "Ada Lovelace", (8, 9), {"open", "proprietary"}),
-        ("10de:2330", "NVIDIA card", "Hopper", (9, 0), {"open", "proprietary"}),
-        ("10de:2901", "NVIDIA card", "Blackwell", (10, 0), {"open"}),
-        ("10de:2b85", "NVIDIA GeForce RTX 5090", "Blackwell", (12, 0), {"open"}),
-        ("10de:2e12", "NVIDIA card", "Blackwell", (12, 1), {"open"}),
-        ("10de:3182", "NVIDIA card", "Blackwell", (10, 3), {"open"}),
-        ("10de:4001", "NVIDIA card", "Blackwell", (12, 0), {"open"}),
-    ],
-)
-def test_describe_card(
-    pci_id: str, name: str, generation: str, capability: tuple[int, int], modules: set[str]
-) -> None:
-    listed = support.parse_pci_ids(
-        "# a comment\n10dd  Other\n\t1b80  Not this\n10de  NVIDIA Corporation\n"
-        "\t1b80  GP104 [GeForce GTX 1080]\n\t\t1458 3702  A board\n# a comment\n"
-        "\t20b0  A100\n10df  Next\n\t1d81  Not this either\n"
-    )
-    card = support.describe_card("0000:01:00.0", pci_id, listed)
-    assert card.name == name
-    assert card.generation.name == generation
-    assert card.capability == capability
-    assert card.generation.modules == modules
-
-
-def cards(*ids: str) -> list[support.Card]:
-    return [support.describe_card(f"0000:0{n}:00.0", f"10de:{i}", {}) for n, i in enumerate(ids)]
+def cards(*ids: str) -> list[PciCard]:
+    return [describe_card(f"0000:0{n}:00.0", f"10de:{i}", {}) for n, i in enumerate(ids)]
 
 
 @pytest.mark.parametrize(
@@ -227,18 +159,3 @@ def test_no_modules_for_pascal_beside_blackwell() -> None:
 )
 def test_which_branch_knows_which_card(branch: str, device: str, *, drives: bool) -> None:
     assert support.branch_drives(branch, cards(device)[0]) is drives
-
-
-@pytest.mark.parametrize(
-    ("name", "geforce"),
-    [
-        ("GA106 [GeForce RTX 3060]", True),
-        ("", True),
-        ("GV100GL [Tesla V100 PCIe 16GB]", False),
-        ("GA102GL [RTX A6000]", False),
-        ("A100", False),
-        ("TU102GL [Quadro RTX 6000/8000]", False),
-    ],
-)
-def test_forward_compatibility_is_not_for_gamers(name: str, *, geforce: bool) -> None:
-    assert support.describe_card("x", "10de:ffff", {"ffff": name}).geforce is geforce

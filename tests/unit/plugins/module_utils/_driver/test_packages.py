@@ -9,6 +9,10 @@ import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import packages as pkg
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
+    Package,
+    parse_stanzas,
+)
 
 if t.TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +23,8 @@ META = "linux-modules-nvidia-580-server-open-generic-hwe-22.04"
 USERLAND = ["nvidia-headless-no-dkms-580-server-open", "nvidia-utils-580-server"]
 
 
-def packages(*names: str, **more: pkg.Package) -> dict[str, pkg.Package]:
-    found = {name: pkg.Package(name, "1") for name in names}
+def packages(*names: str, **more: Package) -> dict[str, Package]:
+    found = {name: Package(name, "1") for name in names}
     return found | {package.name: package for package in more.values()}
 
 
@@ -29,24 +33,8 @@ def modules(kernel: str) -> str:
 
 
 def offer(*kernels: str, followed: str = K149) -> pkg.Offer:
-    meta = pkg.Package(META, "6.8.0", f"{modules(followed)} (= 1), nvidia-kernel-common (>= 580)")
+    meta = Package(META, "6.8.0", f"{modules(followed)} (= 1), nvidia-kernel-common (>= 580)")
     return pkg.Offer({META: meta}, frozenset([META, *(modules(k) for k in kernels)]))
-
-
-def test_parse_stanzas() -> None:
-    text = (
-        "Package: nvidia-utils-580-server\nStatus: hold ok installed\nArchitecture: amd64\n"
-        "Version: 580.178.04-0ubuntu0.22.04.1\nDepends: a, b\n\n"
-        "Package: libnvidia-compute-580\nStatus: deinstall ok config-files\nArchitecture: i386\n"
-        "Version: 1\n\nPackage: bash\nStatus: install ok installed\nVersion: 5\n\n"
-        "Package: nvidia-utils-580-server\nVersion: 570\n"
-    )
-    found = pkg.parse_stanzas(text, pkg.OF_INTEREST)
-    assert list(found) == ["nvidia-utils-580-server", "libnvidia-compute-580:i386"]
-    assert found["nvidia-utils-580-server"].version == "580.178.04-0ubuntu0.22.04.1"
-    assert found["nvidia-utils-580-server"].held
-    assert found["nvidia-utils-580-server"].depends == "a, b"
-    assert found["libnvidia-compute-580:i386"].state == "config-files"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +54,7 @@ def test_kernels_are_sorted_as_a_boot_loader_does(
 
 
 def test_a_removed_kernel_does_not_boot() -> None:
-    gone = pkg.Package(f"linux-image-{K149}", "1", state="config-files")
+    gone = Package(f"linux-image-{K149}", "1", state="config-files")
     assert pkg.kernels(packages(f"linux-image-{K138}", gone=gone)) == [K138]
 
 
@@ -87,7 +75,7 @@ def test_a_removed_kernel_does_not_boot() -> None:
 def test_follow_flavour(meta: str, kernel: str, flavour: str) -> None:
     found = packages(f"linux-image-{kernel}")
     if meta:
-        found[meta] = pkg.Package(meta, "1", f"linux-image-{kernel}, linux-firmware")
+        found[meta] = Package(meta, "1", f"linux-image-{kernel}, linux-firmware")
     assert pkg.follow_flavour(found, kernel, "22.04", "5.15") == flavour
 
 
@@ -207,7 +195,7 @@ def test_all_goes_when_the_driver_is_not_wanted() -> None:
 
 def test_holds() -> None:
     kernel = "linux-image-generic-hwe-22.04"
-    removed = pkg.Package("nvidia-driver-580-server-open", "1", state="config-files")
+    removed = Package("nvidia-driver-580-server-open", "1", state="config-files")
     found = pkg.holds(WISH, packages(*KEPT, *GONE, *NEITHER, kernel, removed=removed))
     assert found == sorted([*KEPT, kernel])
 
@@ -236,7 +224,7 @@ def test_missing(installed: tuple[str, ...], missing: list[str]) -> None:
 )
 def test_a_branch_that_is_only_a_name(fixtures: Path, package: str, branch: str, real: str) -> None:
     text = (fixtures / "nvidia_host" / "apt-cache-show.txt").read_text()
-    assert pkg.transitional(pkg.parse_stanzas(text, pkg.OF_INTEREST)[package], branch) == real
+    assert pkg.transitional(parse_stanzas(text, pkg.OF_INTEREST)[package], branch) == real
 
 
 def kernel(running: str, boots: str, *, has: bool, loaded: str, nouveau: bool) -> pkg.KernelState:

@@ -1,18 +1,16 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a host: cards, drivers from elsewhere, apt's files and lock, memory."""
+"""Reading a host: cards, drivers from elsewhere, memory."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing as t
-from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import Package
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import Package
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
 
 if t.TYPE_CHECKING:
@@ -50,18 +48,6 @@ class FakeHost:
         return self.files.get(f"-> {path}", path)
 
 
-def test_only_proc_and_sys_come_from_the_sysroot(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "modules").write_text("nouveau 1 0\n")
-    own = tmp_path / "own"
-    own.write_text("own")
-    host = reader.SysrootHost(str(tmp_path))
-    assert host.read("/proc/modules") == "nouveau 1 0\n"
-    assert host.names("/proc/") == ["modules"]
-    assert host.read(str(own)) == "own"
-    assert host.resolve("/sys/x") == f"{tmp_path}/sys/x"
-
-
 def test_read_cards() -> None:
     bus = "/sys/bus/pci/devices"
     host = FakeHost(
@@ -94,6 +80,8 @@ PROPRIETARY = (
         ("", "", "", ("", False, "", False)),
         (PROPRIETARY, "580.178.04", "nvidia 1 0\n", ("580.178.04", False, "580.178.04", False)),
         (PROPRIETARY, "580.95.05", "nvidia 1 0\n", ("580.178.04", False, "580.95.05", True)),
+        # NVML's own name for its version may be shorter.
+        (PROPRIETARY, "580.178", "nvidia 1 0\n", ("580.178.04", False, "580.178", False)),
         ("", "580.178.04", "snd 1 0\nnouveau 1 0\n", ("", True, "580.178.04", False)),
         ("", "", "drm_nouveau 1 0 nouveau\n", ("", False, "", False)),
     ],
@@ -109,6 +97,20 @@ def test_read_loaded(
     assert (loaded.nvidia, loaded.nouveau, loaded.library, loaded.mismatched) == expected
 
 
+def test_preflight_and_health_judge_a_driver_alike() -> None:
+    """One whose library lies where only the loader's cache says is a driver all the same."""
+    library = "/opt/driver/libnvidia-ml.so.1"
+    files = {
+        "/proc/driver/nvidia/version": PROPRIETARY,
+        f"-> {library}": "/opt/driver/libnvidia-ml.so.570.1",
+    }
+    host = FakeHost(
+        files, {"ldconfig -p": Answer(0, f"libnvidia-ml.so.1 (libc6) => {library}\n", "")}
+    )
+    assert reader.read_loaded(host).mismatched
+    assert nvidia_smi.read(host).driver.mismatched
+
+
 @pytest.mark.parametrize(
     ("text", "system"),
     [
@@ -119,25 +121,6 @@ def test_read_loaded(
 )
 def test_read_system(text: str, system: str) -> None:
     assert reader.read_system(FakeHost({"/etc/os-release": text})) == system
-
-
-@pytest.mark.parametrize(
-    ("states", "updates", "interrupted"),
-    [
-        (["installed", "config-files"], [], False),
-        (["installed", "half-configured"], [], True),
-        (["unpacked"], [], True),
-        (["half-installed"], [], True),
-        (["triggers-pending"], [], True),
-        (["installed"], ["0001"], True),
-        (["installed"], ["tmp.i"], False),
-    ],
-)
-def test_dpkg_interrupted(states: list[str], updates: list[str], *, interrupted: bool) -> None:
-    host = FakeHost({f"/var/lib/dpkg/updates/{name}": "" for name in updates})
-    status = "".join(f"Package: p\nStatus: install ok {state}\n\n" for state in states)
-    host.files["/var/lib/dpkg/status"] = status
-    assert reader.dpkg_interrupted(host) is interrupted
 
 
 UBUNTU = "580.178.04-0ubuntu0.22.04.1"
@@ -170,47 +153,6 @@ def test_the_run_installer_leaves_its_uninstaller() -> None:
     found = reader.find_foreign(FakeHost({"/usr/bin/nvidia-uninstall": ""}), {})
     assert found[0].origin == "NVIDIA's .run installer"
     assert "sudo nvidia-uninstall" in found[0].remedy
-
-
-TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
-ONE = f"deb [signed-by=/k/one.gpg] {TOOLKIT}/$(ARCH) /\n# deb http://x y\n"
-TWO = f"Types: deb\nURIs: {TOOLKIT}/amd64/\nSuites: /\nSigned-By:\n -----BEGIN\n .\n -----END\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "conflict"),
-    [
-        ({"a.list": ONE}, False),
-        ({"a.list": ONE, "b.list": ONE}, False),
-        ({"a.list": ONE, "b.sources": TWO}, True),
-        ({"a.list": ONE, "b.sources": f"Enabled: no\n{TWO}"}, False),
-        ({"a.list": ONE, "b.list": f"deb {TOOLKIT}/amd64 /\n"}, True),
-        ({"a.list": ONE, "b.list": "deb [signed-by=/k/b] https://example.org/deb /\n"}, False),
-        ({"a.list": ONE, "b.list.save": f"deb {TOOLKIT}/amd64 /\n"}, False),
-    ],
-)
-def test_conflicting_sources(files: dict[str, str], *, conflict: bool) -> None:
-    host = FakeHost({f"/etc/apt/sources.list.d/{name}": text for name, text in files.items()})
-    assert bool(reader.conflicting_sources(reader.read_apt_sources(host))) is conflict
-
-
-def test_the_holder_of_apts_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = tmp_path / "lock-frontend"
-    monkeypatch.setattr(reader, "_DPKG_LOCKS", (str(tmp_path / "absent"), str(lock)))
-    lock.touch()
-    assert reader.apt_lock_holder() == ""
-    hold = (
-        "import fcntl, sys; file = open(sys.argv[1], 'r+');"
-        " fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == b"held\n"
-        name = Path(f"/proc/{holder.pid}/comm").read_text().strip()
-        assert reader.apt_lock_holder() == f"{name} (process {holder.pid})"
-        holder.communicate()
-    assert reader.apt_lock_holder() == ""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""_local: real commands and files of this machine."""
+"""Real commands and files of this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
     CommandTimedOutError,
     LocalHost,
+    kernel_host,
 )
 
 if t.TYPE_CHECKING:
@@ -64,3 +65,23 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert HOST.read(missing) is None
     assert HOST.read_bytes(missing) is None
     assert HOST.names(missing) == []
+
+
+def test_only_proc_and_sys_come_from_the_sysroot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "modules").write_text("nouveau 1 0\n")
+    own = tmp_path / "own"
+    own.write_text("own")
+    monkeypatch.setenv("SPARERIG_TEST_SYSROOT", str(tmp_path))
+    host = kernel_host()
+    assert host.read("/proc/modules") == "nouveau 1 0\n"
+    assert host.names("/proc/") == ["modules"]
+    assert host.read(str(own)) == "own"
+    assert host.resolve("/sys/x") == f"{tmp_path}/sys/x"
+
+
+def test_without_a_stand_in_the_host_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARERIG_TEST_SYSROOT", raising=False)
+    assert type(kernel_host()) is LocalHost

@@ -29,7 +29,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
     plan,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
-from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import ApiFacts, Container
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import ApiFacts
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import Observed
 from stand_ins import HANGS, FakeHost
 
@@ -124,7 +124,7 @@ def test_the_deed_is_gathered_from_all_who_tell() -> None:
     assert Actual.of(cache_config={"num_gpu_blocks": "None"}) == Actual()
 
 
-ENGINE = Container(4711, "c0ffee")
+ENGINE = "c0ffee"
 LOG = "INFO Model loading took 5.32 GiB memory\nGraph capturing finished in 2 secs, took 0.08 GiB\n"
 
 

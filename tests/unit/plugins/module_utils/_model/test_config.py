@@ -333,6 +333,23 @@ def test_a_known_model_needs_no_weights(tmp_path: Path) -> None:
     assert not estimate
 
 
+@pytest.mark.parametrize(
+    ("changes", "files", "label"),
+    [
+        ({"quantization_config": None}, {"quantize_config.json": GPTQ}, "GPTQ INT4"),
+        ({"quantization_config": None}, {"quant_config.json": {"w_bit": 4}}, "AWQ INT4"),
+        ({"compression_config": {**GPTQ, "bits": 8}}, {"quantize_config.json": GPTQ}, "GPTQ INT8"),
+        ({"quantization_config": {"quant_method": "FP8"}}, {}, "FP8"),
+    ],
+)
+def test_the_plan_finds_a_quantisation_where_vllm_does(
+    tmp_path: Path, changes: dict[str, t.Any], files: dict[str, t.Any], label: str
+) -> None:
+    for name, content in {"config.json": {**LLAMA, **changes}, **files}.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_directory(tmp_path)[0].quantization.label == label
+
+
 def test_an_unknown_model_is_estimated_from_its_weights(tmp_path: Path) -> None:
     config = {**LLAMA, "architectures": ["NovelForCausalLM"], "intermediate_size": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -353,7 +370,7 @@ def test_an_unknown_model_without_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "does not exist"), ("{", "cannot be read as JSON"), ("[]", "no JSON object")],
+    [(None, "does not exist"), ("{", "is not valid JSON"), ("[]", "not an object")],
 )
 def test_a_directory_that_is_no_model_is_refused(
     tmp_path: Path, content: str | None, says: str
@@ -367,10 +384,11 @@ def test_a_directory_that_is_no_model_is_refused(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no safetensors"),
-        (struct.pack("<Q", 10**12), "no safetensors"),
-        (struct.pack("<Q", 4) + b"{}..", "damaged header"),
-        (struct.pack("<Q", 8) + b'{"a": 1}', "damaged header"),
+        (b"", "model.safetensors: 0 bytes, too few even for a header; get it again"),
+        (struct.pack("<Q", 10**12), "does not start with a safetensors header"),
+        (struct.pack("<Q", 4) + b"{}..", "its safetensors header is not valid"),
+        (struct.pack("<Q", 8) + b'{"a": 1}', "its safetensors header is not valid"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
     ],
 )
 def test_damaged_weights_are_named(tmp_path: Path, content: bytes, says: str) -> None:

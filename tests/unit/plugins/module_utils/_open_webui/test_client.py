@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+import threading
 import typing as t
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.client import (
     Account,
     OpenWebUI,
     OpenWebUIError,
+    Request,
     SessionFile,
+    http_transport,
     parse_version,
     read_credentials,
 )
@@ -229,3 +234,46 @@ def test_credentials_that_are_missing_are_told(
         (tmp_path / "env").write_text(content, encoding="utf-8")
     with pytest.raises(OpenWebUIError, match=message):
         read_credentials(str(tmp_path / "env"))
+
+
+def test_the_page_is_asked_directly_and_by_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real transport, against a server that sends back what it was sent."""
+    monkeypatch.undo()  # the clock of the other tests stands still
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    send = http_transport()
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            said = f"{self.command} {self.path} {self.headers['X-Word']} {body.decode()}".encode()
+            self.send_response(418)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def do_GET(self) -> None:
+            """Drip: each byte would start an ordinary timeout anew."""
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_given: object) -> None:
+            """Say nothing."""
+
+    over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        try:
+            answer = send(Request("POST", f"{base}/a/b?c=d%20e", b"body", {"X-Word": "w"}), 10)
+            with pytest.raises(ConnectionError, match="did not finish before the deadline"):
+                send(Request("GET", f"{base}/drips"), 0.5)
+        finally:
+            over.set()
+            server.shutdown()
+    assert (answer.status, answer.body) == (418, b"POST /a/b?c=d%20e w body")
+    with pytest.raises(ConnectionRefusedError):
+        send(Request("GET", f"{base}/gone"), 10)

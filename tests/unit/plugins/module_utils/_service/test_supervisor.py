@@ -32,7 +32,7 @@ AS_ROOT = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 PATIENCE = 60  # seconds after which a test gives up
 KEY = "sesame=1"
 PROBE = {"port": 8000, "interval": 0.1, "deadline": 10, "start_deadline": PATIENCE}
-MODEL = {"completion_model": "tiny", "bearer_variable": "KEY"}
+MODEL = {"kind": "openai", "completion_model": "tiny", "bearer_variable": "KEY"}
 
 
 class Unit:
@@ -234,6 +234,23 @@ def test_what_a_start_waits_for(unit: Unit, mood: str, secrets: str, problem: st
     unit.configure(**MODEL, deadline=1)
     unit.start()
     unit.wait_for("STATUS=starting for ", problem)
+
+
+def test_a_server_that_publishes_no_metrics_is_asked_for_a_token_too(unit: Unit) -> None:
+    unit.mood("no vllm")
+    unit.configure(**MODEL, deadline=1)
+    unit.start()
+    unit.wait_for("READY=1")
+    assert "/v1/completions" in (unit.root / "questions").read_text()
+    unit.mood("hanging")
+    assert unit.end() == 1
+
+
+def test_a_page_is_asked_for_no_token(unit: Unit) -> None:
+    unit.configure(completion_model=None)
+    unit.start()
+    unit.wait_for("READY=1")
+    assert not (unit.root / "questions").exists()
 
 
 def test_a_start_that_takes_too_long(unit: Unit) -> None:

@@ -27,7 +27,9 @@ class Engine(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Tell how it is, or how many tokens it has made."""
-        if self.path == "/metrics":
+        if self.path == "/metrics" and mood() == "no vllm":
+            self.answer(404, "no such page")
+        elif self.path == "/metrics":
             # Others get their tokens in a full house; in an engine that hangs nobody does.
             Engine.tokens += mood() == "full"
             name = 'vllm:generation_tokens_total{engine="0",model_name="tiny"}'

@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""model_info: what it says of good and of bad model directories."""
+"""model_check: what it says of good and of bad model directories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typing as t
 import zipfile
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.modules import model_info
+from ansible_collections.sparerig.llm.plugins.modules import model_check
 from model_files import INDEX, SHARDS, Files, as_json, changed, model_files, write
 
 if t.TYPE_CHECKING:
@@ -39,7 +39,7 @@ def status(answer: dict[str, t.Any]) -> dict[str, str]:
 def test_complete_model(run_module: RunModule, tmp_path: Path) -> None:
     write(tmp_path, model_files()).chmod(0o755)
 
-    answer = run_module(model_info, path=str(tmp_path), user=2000)
+    answer = run_module(model_check, path=str(tmp_path), user=2000)
 
     assert "failed" not in answer, answer.get("msg")
     assert not answer["changed"]
@@ -255,7 +255,7 @@ def test_failure_names_thing_cause_and_mend(
 ) -> None:
     files, name, words = FAILURES[case]
 
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
 
     assert answer["failed"]
     failed = [check for check in answer["checks"] if check["status"] == "fail"]
@@ -268,26 +268,26 @@ def test_failure_names_thing_cause_and_mend(
 
 # The directory's checks themselves: made by hand in each test.
 def test_nothing_there(run_module: RunModule, tmp_path: Path) -> None:
-    answer = run_module(model_info, path=str(tmp_path / "a" / "b"))
+    answer = run_module(model_check, path=str(tmp_path / "a" / "b"))
     assert status(answer) == {"directory": "fail"}
     assert f"The nearest that exists is {tmp_path}:" in answer["msg"]
 
 
 def test_a_file_of_the_model(run_module: RunModule, tmp_path: Path) -> None:
     write(tmp_path, model_files())
-    answer = run_module(model_info, path=str(tmp_path / "config.json"))
+    answer = run_module(model_check, path=str(tmp_path / "config.json"))
     assert f"Name the directory around it: {tmp_path}." in answer["msg"]
 
 
 def test_one_level_too_high(run_module: RunModule, tmp_path: Path) -> None:
     inner = write(tmp_path / "llama", model_files())
-    answer = run_module(model_info, path=str(tmp_path))
+    answer = run_module(model_check, path=str(tmp_path))
     assert f"Name {inner} instead." in answer["msg"]
 
 
 def test_folder_of_the_cache(run_module: RunModule, tmp_path: Path) -> None:
     snapshot = write(tmp_path / "snapshots" / "abc", model_files())
-    answer = run_module(model_info, path=str(tmp_path))
+    answer = run_module(model_check, path=str(tmp_path))
     assert f"cp -rL {snapshot}" in answer["msg"]
 
 
@@ -297,7 +297,7 @@ def test_snapshot_in_the_cache_is_links_out(run_module: RunModule, tmp_path: Pat
     snapshot.mkdir(parents=True)
     for blob in blobs.iterdir():
         (snapshot / blob.name).symlink_to(os.path.relpath(blob, snapshot))
-    answer = run_module(model_info, path=str(snapshot))
+    answer = run_module(model_check, path=str(snapshot))
     assert status(answer)["readable"] == "fail"
     assert f"cp -rL {snapshot}" in answer["msg"]
 
@@ -305,7 +305,7 @@ def test_snapshot_in_the_cache_is_links_out(run_module: RunModule, tmp_path: Pat
 def test_link_to_nowhere_is_a_missing_file(run_module: RunModule, tmp_path: Path) -> None:
     write(tmp_path, without(SHARDS[0]))
     (tmp_path / SHARDS[0]).symlink_to("gone")
-    answer = run_module(model_info, path=str(tmp_path))
+    answer = run_module(model_check, path=str(tmp_path))
     assert status(answer)["weights"] == "fail"
     assert SHARDS[0] in answer["msg"]
 
@@ -326,7 +326,7 @@ def test_readable_for_the_container(
 ) -> None:
     write(tmp_path, model_files()).chmod(0o755)
     (tmp_path / SHARDS[0]).chmod(mode)
-    answer = run_module(model_info, path=str(tmp_path), user=reader[0], group=reader[1])
+    answer = run_module(model_check, path=str(tmp_path), user=reader[0], group=reader[1])
     assert status(answer)["readable"] == expected
     if expected == "fail":
         assert f"chmod -R a+rX {tmp_path}" in answer["msg"]
@@ -334,7 +334,7 @@ def test_readable_for_the_container(
 
 def test_other_tokens_of_a_template_do_not_fail(run_module: RunModule, tmp_path: Path) -> None:
     files = with_file("chat_template.jinja", b"{# <|im_end|> #}<|eot_id|>{{ m }}<|a_tool|>")
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
     assert "failed" not in answer, answer.get("msg")
     assert status(answer)["template_tokens"] == "unknown"
     seen = next(c["seen"] for c in answer["checks"] if c["name"] == "template_tokens")
@@ -346,7 +346,7 @@ def test_mistrals_own_tokenizer_writes_the_chats(run_module: RunModule, tmp_path
     tekken = {"special_tokens": [{"rank": 9, "token_str": "[TOOL_CALLS]", "is_control": True}]}
     files = without("tokenizer.json", "tokenizer_config.json")
     write(tmp_path, {**files, "tekken.json": as_json(tekken)})
-    answer = run_module(model_info, path=str(tmp_path), tool_call_parser="mistral")
+    answer = run_module(model_check, path=str(tmp_path), tool_call_parser="mistral")
     assert "failed" not in answer, answer.get("msg")
     assert answer["has_chat_template"]
     assert answer["tool_call_parser"] == "mistral"
@@ -363,7 +363,7 @@ def test_mistrals_own_tokenizer_writes_the_chats(run_module: RunModule, tmp_path
 def test_parsers_that_cannot_be_used(
     run_module: RunModule, tmp_path: Path, options: dict[str, str], failure: str, word: str
 ) -> None:
-    answer = run_module(model_info, path=str(write(tmp_path, model_files())), **options)
+    answer = run_module(model_check, path=str(write(tmp_path, model_files())), **options)
     assert answer["failed"]
     (check,) = (check for check in answer["checks"] if check["status"] == "fail")
     assert check["failure"] == failure
@@ -374,7 +374,7 @@ def test_parsers_that_cannot_be_used(
 def test_closed_directory(run_module: RunModule, tmp_path: Path) -> None:
     model = write(tmp_path / "model", model_files())
     model.chmod(0o700)
-    answer = run_module(model_info, path=str(model), user=12345)
+    answer = run_module(model_check, path=str(model), user=12345)
     assert status(answer)["readable"] == "fail"
     assert f"user 12345, group 12345 may not read {model};" in answer["msg"]
 
@@ -483,7 +483,7 @@ VARIANTS: dict[str, tuple[Files, dict[str, t.Any]]] = {
 @pytest.mark.parametrize("case", VARIANTS)
 def test_other_good_models(run_module: RunModule, tmp_path: Path, case: str) -> None:
     files, facts = VARIANTS[case]
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
     assert "failed" not in answer, answer.get("msg")
     assert set(status(answer).values()) == {"pass"}
     assert {name: answer[name] for name in facts} == facts
@@ -493,7 +493,7 @@ def test_complete_pytorch_file(run_module: RunModule, tmp_path: Path) -> None:
     write(tmp_path, without(INDEX, *SHARDS))
     with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
-    answer = run_module(model_info, path=str(tmp_path))
+    answer = run_module(model_check, path=str(tmp_path))
     assert status(answer)["weights_whole"] == "pass"
     assert answer["weights_format"] == "bin"
 
@@ -501,7 +501,7 @@ def test_complete_pytorch_file(run_module: RunModule, tmp_path: Path) -> None:
 # Doubts: they are said, with what to do, and stop nothing.
 def test_turn_end_that_does_not_stop(run_module: RunModule, tmp_path: Path) -> None:
     files = with_file("generation_config.json", as_json({"eos_token_id": 128001}))
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
     assert "failed" not in answer
     assert status(answer)["stop_tokens"] == "unknown"
     assert answer["missing_stop_token_ids"] == [128009]
@@ -513,21 +513,21 @@ def test_no_stop_token_at_all(run_module: RunModule, tmp_path: Path) -> None:
         "generation_config.json": b"{}",
         "tokenizer_config.json": as_json({"chat_template": "{{ messages }}"}),
     }
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
     assert status(answer)["stop_tokens"] == "unknown"
     assert answer["stop_token_ids"] == []
 
 
 def test_unknown_format(run_module: RunModule, tmp_path: Path) -> None:
     files = changed(model_files(), quantization_config={"quant_method": "brand-new"})
-    answer = run_module(model_info, path=str(write(tmp_path, files)))
+    answer = run_module(model_check, path=str(write(tmp_path, files)))
     assert "failed" not in answer
     assert status(answer)["quantization"] == "unknown"
 
 
 def test_base_model_on_request(run_module: RunModule, tmp_path: Path) -> None:
     files = with_file("tokenizer_config.json", b"{}")
-    answer = run_module(model_info, path=str(write(tmp_path, files)), chat_template="optional")
+    answer = run_module(model_check, path=str(write(tmp_path, files)), chat_template="optional")
     assert "failed" not in answer
     assert status(answer)["chat_template"] == "skipped"
     assert not answer["has_chat_template"]
@@ -538,7 +538,7 @@ def test_fingerprint_follows_the_content(run_module: RunModule, tmp_path: Path) 
     write(tmp_path, model_files())
 
     def fingerprint() -> str:
-        return str(run_module(model_info, path=str(tmp_path))["fingerprint"])
+        return str(run_module(model_check, path=str(tmp_path))["fingerprint"])
 
     first = fingerprint()
     assert fingerprint() == first

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: nvidia_preflight
-short_description: Reason about card, driver, kernel and vLLM image before anything is downloaded
+module: nvidia_driver_plan
+short_description: Plan the NVIDIA driver of a host by its cards, kernels and vLLM image, before the first change
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
@@ -80,23 +80,19 @@ options:
     description: How long to wait for another program that holds apt's lock, in seconds. Waits only when something has to be installed.
     type: int
     default: 300
-  sysroot:
-    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
-    type: path
-    default: /
 seealso:
-  - module: sparerig.llm.nvidia_module
+  - module: sparerig.llm.nvidia_kernel_module
   - module: sparerig.llm.gpu_info
 """
 
 EXAMPLES = r"""
 - name: Ask whether this PC can run vLLM 0.33
-  sparerig.llm.nvidia_preflight:
+  sparerig.llm.nvidia_driver_plan:
     branch: "580"
     image: docker.io/vllm/vllm-openai:v0.33.0
 
 - name: Ask the same of a driver that somebody else looks after
-  sparerig.llm.nvidia_preflight:
+  sparerig.llm.nvidia_driver_plan:
     state: unmanaged
     running: true
     image: docker.io/vllm/vllm-openai:v0.33.0
@@ -250,16 +246,19 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight imp
     judge,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu
+from ansible_collections.sparerig.llm.plugins.module_utils._host import apt
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import kernel_host
 from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import check_disk
 
 if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+    from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
 
 OUR_HOLDS = "/etc/apt/apt.conf.d/52sparerig-nvidia"
 KEY_OF_DKMS = "/var/lib/shim-signed/mok/MOK.der"
 
 
-def look(host: reader.SysrootHost, request: Request) -> Seen:
+def look(host: Host, request: Request) -> Seen:
     """Read everything that the reasoning needs."""
     packages = reader.read_packages(host)
     kernel = reader.read_running_kernel(host)
@@ -270,10 +269,10 @@ def look(host: reader.SysrootHost, request: Request) -> Seen:
         loaded=reader.read_loaded(host),
         kernel=kernel,
         packages=packages,
-        interrupted=reader.dpkg_interrupted(host),
+        interrupted=apt.dpkg_interrupted(host),
         secure_boot=gpu.read_secure_boot(host, timeout=10.0),
         foreign=reader.find_foreign(host, packages),
-        sources=reader.read_apt_sources(host),
+        sources=apt.read_apt_sources(host),
         snap_docker=Path("/snap/bin/docker").exists(),
         ours=Path(OUR_HOLDS).exists(),
         key_enrolled=reader.key_enrolled(host, KEY_OF_DKMS) if request.dkms else None,
@@ -286,14 +285,14 @@ def look(host: reader.SysrootHost, request: Request) -> Seen:
 def wait_for_apt(seen: Seen, timeout: int) -> Seen:
     """Wait until nobody else holds apt's lock; remember who did, and for how long."""
     start = time.monotonic()
-    holder = reader.apt_lock_holder()
+    holder = apt.apt_lock_holder()
     while holder:
         waited = time.monotonic() - start
         seen = dataclasses.replace(seen, lock_holder=holder, lock_waited=waited)
         if waited >= timeout:
             break
         time.sleep(1)
-        holder = reader.apt_lock_holder()
+        holder = apt.apt_lock_holder()
     return seen
 
 
@@ -363,7 +362,6 @@ def main() -> None:
             "min_free_gib": {"type": "float", "default": 0},
             "min_ram_gib": {"type": "float", "default": 0},
             "lock_timeout": {"type": "int", "default": 300},
-            "sysroot": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
     )
@@ -376,7 +374,7 @@ def main() -> None:
         flavour=params["kernel_flavour"],
         upgrade=params["upgrade"],
     )
-    host = reader.SysrootHost(params["sysroot"])
+    host = kernel_host()
     seen = look(host, request)
     verdict = judge(seen, request, params["lock_timeout"])
     if not verdict.settled and params["archive"]:

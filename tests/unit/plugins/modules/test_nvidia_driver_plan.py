@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The whole of nvidia_preflight on hosts that are made of files: each known failure by its name."""
+"""The whole of nvidia_driver_plan on hosts that are made of files: each known failure by its name."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import typing as t
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import archive
-from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
-    describe_card,
-)
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     Offer,
-    Package,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import Seen
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    AptSource,
     Foreign,
     LoadedDriver,
 )
-from ansible_collections.sparerig.llm.plugins.modules import nvidia_preflight
+from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
+    describe_card,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._host import apt
+from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
+    AptSource,
+    Package,
+)
+from ansible_collections.sparerig.llm.plugins.modules import nvidia_driver_plan
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     RunModule = Callable[..., dict[str, t.Any]]
 
@@ -77,9 +80,9 @@ def ask(run_module: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
     """Ask the module about a host: ``ask(seen, **options)``."""
 
     def run(seen: Seen, **options: t.Any) -> dict[str, t.Any]:
-        monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: seen)
-        monkeypatch.setattr(reader, "apt_lock_holder", lambda: "")
-        return run_module(nvidia_preflight, **options)
+        monkeypatch.setattr(nvidia_driver_plan, "look", lambda *_unused: seen)
+        monkeypatch.setattr(apt, "apt_lock_holder", lambda: "")
+        return run_module(nvidia_driver_plan, **options)
 
     return run
 
@@ -315,10 +318,13 @@ def test_removal(ask: RunModule) -> None:
     assert answer["plan"]["reboot"] == ["the removed driver is still loaded"]
 
 
-def test_too_little_memory_stops_it(ask: RunModule, tmp_path: t.Any) -> None:
+def test_too_little_memory_stops_it(
+    ask: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text("MemTotal:        8052344 kB\n")
-    answer = ask(RUNNING, min_ram_gib=16, sysroot=str(tmp_path))
+    monkeypatch.setenv("SPARERIG_TEST_SYSROOT", str(tmp_path))
+    answer = ask(RUNNING, min_ram_gib=16)
     assert answer["failed"]
     assert "16 GiB of main memory are needed and the PC has 7.7 GiB" in answer["msg"]
 
@@ -331,17 +337,17 @@ def test_room_is_looked_at_only_when_something_is_to_be_installed(ask: RunModule
 def test_apt_is_waited_for_and_its_holder_named(
     run_module: RunModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvidia_preflight, "look", lambda *_unused: BARE)
+    monkeypatch.setattr(nvidia_driver_plan, "look", lambda *_unused: BARE)
     monkeypatch.setattr(time, "sleep", lambda _unused: None)
-    monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: Shop())
+    monkeypatch.setattr(nvidia_driver_plan, "Archive", lambda _unused: Shop())
     holders = iter(["unattended-upgr (process 7)", "unattended-upgr (process 7)", ""])
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda: next(holders))
-    answer = run_module(nvidia_preflight, archive=True)
+    monkeypatch.setattr(apt, "apt_lock_holder", lambda: next(holders))
+    answer = run_module(nvidia_driver_plan, archive=True)
     assert check(answer, "apt-lock")["status"] == "pass"
     assert "unattended-upgr (process 7) had it" in check(answer, "apt-lock")["seen"]
 
-    monkeypatch.setattr(reader, "apt_lock_holder", lambda: "dpkg (process 8)")
-    answer = run_module(nvidia_preflight, archive=True, lock_timeout=0)
+    monkeypatch.setattr(apt, "apt_lock_holder", lambda: "dpkg (process 8)")
+    answer = run_module(nvidia_driver_plan, archive=True, lock_timeout=0)
     assert answer["failures"] == ["apt-locked"]
     assert "Wait until dpkg (process 8) has ended" in answer["msg"]
 
@@ -383,7 +389,7 @@ def shop(ask: RunModule, monkeypatch: pytest.MonkeyPatch) -> RunModule:
     """Ask about a host and what an archive has for it: ``shop(archive, seen, **options)``."""
 
     def run(view: Shop, seen: Seen, **options: t.Any) -> dict[str, t.Any]:
-        monkeypatch.setattr(nvidia_preflight, "Archive", lambda _unused: view)
+        monkeypatch.setattr(nvidia_driver_plan, "Archive", lambda _unused: view)
         return ask(seen, archive=True, **options)
 
     return run

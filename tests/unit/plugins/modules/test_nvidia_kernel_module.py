@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.modules import nvidia_module
+from ansible_collections.sparerig.llm.plugins.modules import nvidia_kernel_module
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,10 @@ LOADED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.178.04  Mon Jul 20
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make a host: ``host(signer=..., complaint=...)``; a modprobe without complaint loads."""
 
-    def make(signer: str = "Canonical Ltd. Kernel Module Signing", complaint: str = "") -> str:
+    def make(signer: str = "Canonical Ltd. Kernel Module Signing", complaint: str = "") -> None:
         version = tmp_path / "proc" / "driver" / "nvidia" / "version"
         version.parent.mkdir(parents=True)
 
@@ -38,18 +38,18 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             return 0, "", ""
 
         monkeypatch.setattr(AnsibleModule, "run_command", run)
-        return str(tmp_path)
+        monkeypatch.setenv("SPARERIG_TEST_SYSROOT", str(tmp_path))
 
     return make
 
 
-def test_the_module_is_loaded_once(run_module: RunModule, host: Callable[..., str]) -> None:
-    sysroot = host()
-    assert run_module(nvidia_module, check=True, sysroot=sysroot)["version"] == ""
-    first = run_module(nvidia_module, sysroot=sysroot)
+def test_the_module_is_loaded_once(run_module: RunModule, host: Callable[..., None]) -> None:
+    host()
+    assert run_module(nvidia_kernel_module, check=True)["version"] == ""
+    first = run_module(nvidia_kernel_module)
     assert (first["changed"], first["version"]) == (True, "580.178.04")
     assert first["signer"] == "Canonical Ltd. Kernel Module Signing"
-    assert run_module(nvidia_module, sysroot=sysroot)["changed"] is False
+    assert run_module(nvidia_kernel_module)["changed"] is False
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,13 @@ def test_the_module_is_loaded_once(run_module: RunModule, host: Callable[..., st
 )
 def test_a_refusal_is_explained(
     run_module: RunModule,
-    host: Callable[..., str],
+    host: Callable[..., None],
     said: tuple[str, str],
     failure: str,
     words: str,
 ) -> None:
-    answer = run_module(nvidia_module, sysroot=host(*said))
+    host(*said)
+    answer = run_module(nvidia_kernel_module)
     assert answer["failed"]
     assert answer["failure"] == failure
     assert words in answer["msg"]

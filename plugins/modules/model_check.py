@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: model_info
+module: model_check
 short_description: See whether a directory is a model that vLLM can serve
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
@@ -54,7 +54,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: See whether my model can be served
-  sparerig.llm.model_info:
+  sparerig.llm.model_check:
     path: /srv/models/llama-3-8b-instruct-gptq
   register: model
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: nvidia_module
+module: nvidia_kernel_module
 short_description: Load the NVIDIA kernel module, and explain why the kernel refuses it
 version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
@@ -23,18 +23,13 @@ attributes:
     details: What a kernel has loaded is not a text.
   idempotent:
     support: full
-options:
-  sysroot:
-    description: Where C(/proc) and C(/sys) are read from. Anything else than V(/) is for tests, which have no card.
-    type: path
-    default: /
 seealso:
-  - module: sparerig.llm.nvidia_preflight
+  - module: sparerig.llm.nvidia_driver_plan
 """
 
 EXAMPLES = r"""
 - name: Load the NVIDIA kernel module
-  sparerig.llm.nvidia_module:
+  sparerig.llm.nvidia_kernel_module:
 """
 
 RETURN = r"""
@@ -63,10 +58,10 @@ from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures
     page,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
-    SysrootHost,
     read_loaded,
     read_running_kernel,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._host.command import kernel_host
 
 
 def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
@@ -90,10 +85,8 @@ def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
 
 def main() -> None:
     """Load the module, unless it is loaded."""
-    module = AnsibleModule(
-        argument_spec={"sysroot": {"type": "path", "default": "/"}}, supports_check_mode=True
-    )
-    host = SysrootHost(module.params["sysroot"])
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    host = kernel_host()
     kernel = read_running_kernel(host)
     _rc, signer, _err = module.run_command(["modinfo", "-k", kernel, "-F", "signer", "nvidia"])
     result: dict[str, t.Any] = {"signer": signer.strip(), "version": read_loaded(host).nvidia}
