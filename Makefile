@@ -86,9 +86,15 @@ browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-do
 
 MOLECULE := $(BIN)/molecule -c .config/molecule/config.yml test --scenario-name
 
-.PHONY: molecule
-molecule: .venv chromium ## Run the whole road on a genuine host
+molecule-%: .venv # one scenario, such as molecule-default
+	$(MOLECULE) $*
+
+.PHONY: images
+images: .venv # what a chat server pulls, in the test bed's registry
 	$(BIN)/python -m testbed images
+
+.PHONY: molecule
+molecule: images chromium ## Run the whole road on a genuine host
 	$(MOLECULE) fleet
 	$(MOLECULE) default
 
@@ -107,22 +113,9 @@ vm: .venv ## Run the driver role on an emulated PC with a real kernel
 powercut: .venv ## Cut a host's power twenty times, at random points of the play
 	POWER_CUTS=20 $(MOLECULE) nvidia_host
 
-# What takes long goes side by side; each line says where it is from.
-LANE = mkdir -p .cache && set -o pipefail && $(MAKE) --no-print-directory --jobs=1 $(1) 2>&1 | sed -u 's/^/[$@] /' | tee .cache/test-$@.log
-
-.PHONY: services
-services:
-	@$(call LANE,sanity integration molecule)
-
-.PHONY: pc
-pc:
-	@$(call LANE,nvidia vm)
-
 .PHONY: test
-test: lint types unit chromium ## Everything that has to pass
-	$(BIN)/python -m testbed images
-	@$(MAKE) --no-print-directory --jobs=2 services pc
-	@echo && grep --no-filename --extended-regexp '[0-9]+ passed' .cache/test-services.log .cache/test-pc.log
+test: .venv ## Everything that has to pass, two steps at a time (tests/suite.py)
+	@$(BIN)/python tests/suite.py $(STEPS)
 
 .PHONY: bench
 bench: .venv ## Time site.yml, and many chats through the page and past it; with a GPU, measure the plan
