@@ -95,7 +95,7 @@ class Reader:
 
     def __init__(self, result: Result) -> None:
         self._result = result
-        self._begun = 0.0
+        self._begun: float | None = None
 
     def read(self, line: str, now: float) -> str:
         """Take one line, written at a time in seconds; return it without colours."""
@@ -103,8 +103,11 @@ class Reader:
         if BEGIN.search(line):
             self._begun = now
         elif found := END.search(line):
-            phases = self._result.phases
-            phases[found[1]] = phases.get(found[1], 0.0) + now - self._begun
+            # At the end, molecule says it all once more.
+            if self._begun is not None:
+                phases = self._result.phases
+                phases[found[1]] = phases.get(found[1], 0.0) + now - self._begun
+                self._begun = None
         elif CLOSING.search(line):
             self._result.lines.append(line.strip("│ "))
             for number, kind in COUNT.findall(line):

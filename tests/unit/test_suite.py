@@ -30,6 +30,9 @@ INFO     default ➜ verify: Executing Testinfra tests found in molecule/default
 INFO     default ➜ verify: Executed: Failed
 INFO     default ➜ destroy: Executing
 INFO     default ➜ destroy: Executed: Successful
+SCENARIO RECAP
+default ➜ destroy: Executed: Successful
+default ➜ verify: Executed: Failed
 """
 
 
