@@ -22,7 +22,7 @@ lock: ## Renew requirements-dev.txt from requirements-dev.in
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --requirement requirements-dev.in
 	{ echo "# Made by \`make lock\` from requirements-dev.in: do not edit."; $(BIN)/pip freeze; } > requirements-dev.txt
 
-SSH_CONFIG := $(HOME)/.cache/sparerig/ssh_config
+SSH_CONFIG := .cache/testbed/ssh_config
 
 .PHONY: demo
 demo: .venv ## Make a throw-away host and turn it into a chat server, with no GPU
@@ -43,7 +43,7 @@ demo-host: .venv ## Make the demo's host alone, or see to it that it runs
 	$(BIN)/python -m testbed host up demo
 
 .PHONY: demo-down
-demo-down: .venv ## Remove every trace of demo and test hosts
+demo-down: .venv ## Remove demo and test hosts, and all that no other checkout uses
 	$(BIN)/python -m testbed down
 
 .PHONY: lint
@@ -66,7 +66,7 @@ types: .venv ## Check the types
 
 .PHONY: unit
 unit: .venv ## Run the unit tests
-	$(BIN)/pytest --quiet
+	$(BIN)/pytest --quiet --numprocesses 4
 
 .PHONY: sanity
 sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored

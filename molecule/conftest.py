@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from testbed.settings import CACHE
+from testbed.hosts import SSH_CONFIG
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def rig(host: Host) -> Rig:
     testinfra reads Ansible's inventory, but not the variables in it that refer to others.
     """
     name = host.backend.get_hostname()
-    return Rig(testinfra.get_host(f"ssh://{name}", ssh_config=str(CACHE / "ssh_config")))
+    return Rig(testinfra.get_host(f"ssh://{name}", ssh_config=str(SSH_CONFIG)))
 
 
 @pytest.fixture(scope="session")

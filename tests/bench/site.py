@@ -20,7 +20,7 @@ import typing as t
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from testbed.settings import CACHE
+from testbed.hosts import SSH_CONFIG
 
 PROJECT = Path(__file__).parents[2]
 HOST = "bench"
@@ -91,7 +91,7 @@ def chats() -> None:
         f" --model tiny-llama-gptq"
     )
     script = (PROJECT / "tests/bench/chats.py").read_bytes()
-    subprocess.run(["ssh", "-F", CACHE / "ssh_config", HOST, command], input=script, check=True)
+    subprocess.run(["ssh", "-F", SSH_CONFIG, HOST, command], input=script, check=True)
 
 
 def say(name: str, run: Run) -> None:

@@ -29,7 +29,14 @@ STAND_IN = "browser-stand-in"
 
 def ssh(*words: str) -> list[str]:
     """Return a command that reaches hosts of the test bed."""
-    return ["ssh", *shlex.split(os.environ["ANSIBLE_SSH_COMMON_ARGS"]), *words]
+    # A connection of its own: what is forwarded over a shared one would outlive the test.
+    return [
+        "ssh",
+        "-o",
+        "ControlPath=none",
+        *shlex.split(os.environ["ANSIBLE_SSH_COMMON_ARGS"]),
+        *words,
+    ]
 
 
 @pytest.fixture

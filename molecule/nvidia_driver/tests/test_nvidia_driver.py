@@ -14,6 +14,7 @@ import time
 import typing as t
 
 import pytest
+from testbed.hosts import container_name
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,7 +221,7 @@ def test_after_a_power_cut_the_next_run_completes_the_exchange(
     run = threading.Thread(target=play, args=options, kwargs={"playbook": CONVERGE})
     run.start()
     time.sleep(random.uniform(5, 40))  # noqa: S311 - any point will do
-    subprocess.run(["docker", "kill", f"sparerig-host-{rig.name}"], check=True)
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=True)
     run.join()
     subprocess.run([sys.executable, "-m", "testbed", "host", "up", rig.name], check=True)
     done = play(*options, playbook=CONVERGE)

@@ -18,6 +18,7 @@ import time
 import typing as t
 
 import pytest
+from testbed.hosts import container_name
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,9 +110,7 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
 
 def reboot(rig: Rig) -> None:
     """Boot the host, whether it runs or was cut off; as on a PC, nothing is loaded then."""
-    subprocess.run(
-        ["docker", "kill", f"sparerig-host-{rig.name}"], check=False, capture_output=True
-    )
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=False, capture_output=True)
     subprocess.run([sys.executable, "-m", "testbed", "host", "up", rig.name], check=True)
     rig.root(f"rm -f {LOADED}")
 
@@ -148,7 +147,7 @@ def test_after_a_power_cut_the_next_run_converges(
     after = random.uniform(2, takes[state] - 1)  # noqa: S311 - any point will do
     time.sleep(after)
     under_way = run.is_alive()
-    subprocess.run(["docker", "kill", f"sparerig-host-{rig.name}"], check=True)
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=True)
     run.join()
     reboot(rig)
     done = play(*states(state), playbook=HOST)
