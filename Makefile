@@ -76,6 +76,10 @@ sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
 integration: .venv ## Run the modules against stand-ins on this machine
 	tests/run_ansible_test.sh integration
 
+.PHONY: cores
+cores: .venv ## Run playbooks, modules and their unit tests with the oldest and the newest ansible-core
+	$(BIN)/pytest --quiet tests/cores
+
 .PHONY: chromium
 chromium: # the browser that the tests drive
 	@command -v chromium >/dev/null || { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -qq -y chromium; }

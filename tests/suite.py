@@ -72,6 +72,9 @@ STEPS = (
     scenario("nvidia_container_toolkit"),
     scenario("fleet"),
     scenario("cuda_toolkit"),
+    scenario("ubuntu_24_04"),
+    scenario("debian_12"),
+    Step("cores"),
     Step("integration"),
     Step("sanity"),
 )

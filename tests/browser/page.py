@@ -17,9 +17,9 @@ if t.TYPE_CHECKING:
     from playwright.sync_api import FilePayload, Locator
     from playwright.sync_api import Page as Tab
 
-SLOW = 180_000  # milliseconds; the first load brings 10 MB of scripts to a machine that is busy
+SLOW = 300_000  # milliseconds; the first load brings 10 MB of scripts to a machine that is busy
 
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 # Notes how long the newest answer was each time the page changed it.
 WATCH = """() => {
@@ -40,7 +40,7 @@ class Page:
         self.tab = tab
         self._pictures = pictures
         self._name = ""
-        tab.set_default_timeout(60_000)
+        tab.set_default_timeout(120_000)
 
     # Coming and going.
 

@@ -43,8 +43,8 @@ SSH_CONFIG = OWN / "ssh_config"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 DOCKER_PARTS = ("docker", "containerd")
 OURS = {CLONE_LABEL: CLONE}
-BOOT_SECONDS = 180
-STOP_SECONDS = 30
+BOOT_SECONDS = 600
+STOP_SECONDS = 120
 # What a PC's root has and a container's lacks, named one by one: asking for all of them fails on
 # a machine that is itself short of one.
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "IPC_LOCK"]

@@ -7,27 +7,11 @@ from __future__ import annotations
 
 import json
 import typing as t
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import basic
 from ansible.module_utils.basic import AnsibleModule
-
-try:
-    from ansible.module_utils.testing import patch_module_args
-except ImportError:  # ansible-core 2.17
-
-    @contextmanager
-    def patch_module_args(args: dict[str, t.Any] | None = None) -> t.Generator[None, None, None]:
-        """Let the next AnsibleModule read these arguments."""
-        before = basic._ANSIBLE_ARGS  # noqa: SLF001
-        basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": args}).encode()  # noqa: SLF001
-        try:
-            yield
-        finally:
-            basic._ANSIBLE_ARGS = before  # noqa: SLF001
-
+from module_arguments import patch_module_args
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable

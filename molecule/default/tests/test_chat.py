@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 import requests
+from conftest import PATIENCE
 
 if t.TYPE_CHECKING:
     from conftest import Rig
@@ -29,7 +30,7 @@ def admin(rig: Rig) -> tuple[str, dict[str, str]]:
         "email": "admin@localhost.localdomain",
         "password": rig.secret(PAGE, "WEBUI_ADMIN_PASSWORD"),
     }
-    answer = requests.post(f"{url}/api/v1/auths/signin", json=account, timeout=30)
+    answer = requests.post(f"{url}/api/v1/auths/signin", json=account, timeout=PATIENCE)
     answer.raise_for_status()
     assert answer.json()["role"] == "admin"
     return url, {"Authorization": f"Bearer {answer.json()['token']}"}
@@ -37,7 +38,7 @@ def admin(rig: Rig) -> tuple[str, dict[str, str]]:
 
 def test_the_model_is_listed(admin: tuple[str, dict[str, str]]) -> None:
     url, headers = admin
-    models = requests.get(f"{url}/api/models", headers=headers, timeout=30).json()["data"]
+    models = requests.get(f"{url}/api/models", headers=headers, timeout=PATIENCE).json()["data"]
     assert [model["id"] for model in models] == [MODEL]
 
 
@@ -54,7 +55,7 @@ def test_it_answers(admin: tuple[str, dict[str, str]], extra: dict[str, t.Any]) 
         **extra,
     }
     answer = requests.post(
-        f"{url}/api/chat/completions", json=question, headers=headers, timeout=120
+        f"{url}/api/chat/completions", json=question, headers=headers, timeout=PATIENCE
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] > 0
@@ -63,5 +64,8 @@ def test_it_answers(admin: tuple[str, dict[str, str]], extra: dict[str, t.Any]) 
 def test_strangers_cannot_sign_up(admin: tuple[str, dict[str, str]]) -> None:
     url, _headers = admin
     stranger = {"name": "S", "email": "s@example.org", "password": "a long enough one"}
-    assert requests.post(f"{url}/api/v1/auths/signup", json=stranger, timeout=30).status_code == 403
-    assert requests.get(f"{url}/api/models", timeout=30).status_code in {401, 403}
+    assert (
+        requests.post(f"{url}/api/v1/auths/signup", json=stranger, timeout=PATIENCE).status_code
+        == 403
+    )
+    assert requests.get(f"{url}/api/models", timeout=PATIENCE).status_code in {401, 403}

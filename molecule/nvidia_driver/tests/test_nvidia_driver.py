@@ -33,6 +33,19 @@ LISTS = "/etc/apt/sources.list.d"
 TOOLKIT_REPOSITORY = "https://nvidia.github.io/libnvidia-container/stable/deb/amd64 /"
 
 
+@pytest.fixture(autouse=True)
+def driver(rig: Rig, play: Play, request: pytest.FixtureRequest) -> None:
+    """Install the driver where an earlier test left none; or remove it, for a test that has to begin without."""
+    absent = request.node.get_closest_marker("without_driver") is not None
+    installed = "dpkg-query --show | grep --quiet ^nvidia-headless"
+    there = rig.host.run(f"test -e {LOADED} && {installed}").rc == 0
+    if there == absent:
+        state = "absent" if absent else "present"
+        play("-e", f"nvidia_driver_state={state} nvidia_driver_reboot=never", playbook=CONVERGE)
+    if absent:
+        rig.root(f"rm -f {LOADED}")
+
+
 def driver_packages(rig: Rig) -> dict[str, str]:
     listing = rig.host.check_output(
         "dpkg-query --show --showformat '${Package} ${db:Status-Abbrev}\\n'"
@@ -252,6 +265,7 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     rig.root(f"rm {LOADED}")
 
 
+@pytest.mark.without_driver
 def test_somebody_else_s_hold_is_respected(rig: Rig, play: Play) -> None:
     other = "libnvidia-cfg1-595-server"
     rig.root(f"apt-get install --yes --no-install-recommends {other}")
