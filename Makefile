@@ -81,8 +81,8 @@ cores: .venv ## Run playbooks, modules and their unit tests with the oldest and 
 	$(BIN)/pytest --quiet tests/cores
 
 .PHONY: chromium
-chromium: # the browser that the tests drive
-	@command -v chromium >/dev/null || { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -qq -y chromium; }
+chromium: .venv # the browser that the tests drive; it is installed while no other step installs anything
+	@$(BIN)/python -c 'from testbed.machine import need; need("chromium", "chromium", "use the chat page")'
 
 .PHONY: browser
 browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-documents.md)

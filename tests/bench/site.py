@@ -31,6 +31,7 @@ all:
   children:
     gpu_hosts: {{hosts: {{{HOST}: }}}}
     webui_hosts: {{hosts: {{{HOST}: }}}}
+  vars: {{ansible_ssh_common_args: -F {SSH_CONFIG} -o ControlPath=~/.cache/sparerig/ssh-%C}}
 """
 FACTS = "- name: Gather facts\n  hosts: gpu_hosts\n  gather_facts: true\n"
 
