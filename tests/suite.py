@@ -40,16 +40,17 @@ FAILED_TEST = re.compile(r"^[│ ]*(?:FAILED|ERROR) \S+::")
 
 @dataclass(frozen=True)
 class Step:
-    """One target of the Makefile, and the steps that must have passed before."""
+    """One target of the Makefile, the steps that must have passed before, and what else is run."""
 
     name: str
     needs: tuple[str, ...] = ()
-    target: str = ""
+    target: str = ""  # where it is not the name
+    command: tuple[str, ...] = ()  # in place of make
 
     @property
-    def command(self) -> list[str]:
+    def argv(self) -> list[str]:
         """What runs it."""
-        return ["make", "--no-print-directory", self.target or self.name]
+        return list(self.command) or ["make", "--no-print-directory", self.target or self.name]
 
 
 def scenario(name: str, *needs: str) -> Step:
@@ -221,7 +222,7 @@ class Suite:
         with (
             (self._logs / f"{step.name}.log").open("w", encoding="utf-8") as log,
             subprocess.Popen(
-                step.command,
+                step.argv,
                 cwd=ROOT,
                 env={**os.environ, "COLUMNS": COLUMNS},
                 stdin=subprocess.DEVNULL,

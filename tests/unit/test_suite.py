@@ -11,7 +11,6 @@ import threading
 import time
 import typing as t
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -92,16 +91,9 @@ def test_every_scenario_and_target_is_a_step() -> None:
         assert step.target or f"\n{step.name}:" in targets, f"the Makefile has no {step.name}"
 
 
-@dataclass(frozen=True)
-class Script(Step):
-    """A step that is a line of Python."""
-
-    source: str = ""
-
-    @property
-    def command(self) -> list[str]:
-        """What runs it."""
-        return [sys.executable, "-c", self.source]
+def script(name: str, source: str = "", needs: tuple[str, ...] = ()) -> Step:
+    """Return a step that is a line of Python."""
+    return Step(name, needs, command=(sys.executable, "-c", source))
 
 
 def states(steps: t.Sequence[Step], logs: Path, workers: int = 2) -> dict[str, str]:
@@ -112,11 +104,11 @@ def test_a_failure_stops_only_what_needs_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = [
-        Script("bad", source="print('it breaks'); raise SystemExit(3)"),
-        Script("good", source="print('it works')"),
-        Script("next", needs=("bad",)),
-        Script("last", needs=("next", "good")),
-        Script("other", needs=("good",), source="print('so does this')"),
+        script("bad", source="print('it breaks'); raise SystemExit(3)"),
+        script("good", source="print('it works')"),
+        script("next", needs=("bad",)),
+        script("last", needs=("next", "good")),
+        script("other", needs=("good",), source="print('so does this')"),
     ]
     expected = {"bad": "failed", "good": "passed", "next": "not run", "last": "not run"}
     assert states(steps, tmp_path) == expected | {"other": "passed"}
@@ -137,9 +129,9 @@ def test_a_step_waits_for_what_it_needs_and_two_run_at_once(tmp_path: Path) -> N
     folder = str(tmp_path)
     find = f"import os; assert {{'a', 'b'}} <= set(os.listdir({folder!r}))"
     steps = [
-        Script("c", needs=("a", "b"), source=find),
-        Script("a", source=meet.format(folder=folder, names=["a", "b"])),
-        Script("b", source=meet.format(folder=folder, names=["b", "a"])),
+        script("c", needs=("a", "b"), source=find),
+        script("a", source=meet.format(folder=folder, names=["a", "b"])),
+        script("b", source=meet.format(folder=folder, names=["b", "a"])),
     ]
     assert states(steps, tmp_path / "logs") == {"c": "passed", "a": "passed", "b": "passed"}
 
@@ -148,7 +140,7 @@ def test_stopping_ends_what_runs_with_its_children(tmp_path: Path) -> None:
     child = "import pathlib, time; pathlib.Path({!r}).touch(); time.sleep(600)"
     mark = tmp_path / "runs"
     source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child.format(str(mark))!r}])"
-    running = Suite([Script("long", source=source), Script("next", source="")], tmp_path, workers=1)
+    running = Suite([script("long", source=source), script("next", source="")], tmp_path, workers=1)
     thread = threading.Thread(target=running.run)
     thread.start()
     while not mark.exists():
@@ -161,7 +153,7 @@ def test_stopping_ends_what_runs_with_its_children(tmp_path: Path) -> None:
 def test_the_exit_status_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(suite, "LOGS", tmp_path)
     for source, status in (("", 0), ("raise SystemExit(1)", 1)):
-        monkeypatch.setattr(suite, "STEPS", (Script("one", source=source), Script("two")))
+        monkeypatch.setattr(suite, "STEPS", (script("one", source=source), script("two")))
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
         try:
             assert suite.main([]) == status
