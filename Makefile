@@ -22,7 +22,7 @@ lock: ## Renew requirements-dev.txt from requirements-dev.in
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --requirement requirements-dev.in
 	{ echo "# Made by \`make lock\` from requirements-dev.in: do not edit."; $(BIN)/pip freeze; } > requirements-dev.txt
 
-SSH_CONFIG := $(HOME)/.cache/sparerig/ssh_config
+SSH_CONFIG := .cache/testbed/ssh_config
 
 .PHONY: demo
 demo: .venv ## Make a throw-away host and turn it into a chat server, with no GPU
@@ -43,7 +43,7 @@ demo-host: .venv ## Make the demo's host alone, or see to it that it runs
 	$(BIN)/python -m testbed host up demo
 
 .PHONY: demo-down
-demo-down: .venv ## Remove every trace of demo and test hosts
+demo-down: .venv ## Remove demo and test hosts, and all that no other checkout uses
 	$(BIN)/python -m testbed down
 
 .PHONY: lint
@@ -66,7 +66,7 @@ types: .venv ## Check the types
 
 .PHONY: unit
 unit: .venv ## Run the unit tests
-	$(BIN)/pytest --quiet
+	$(BIN)/pytest --quiet --numprocesses 4
 
 .PHONY: sanity
 sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
@@ -76,9 +76,13 @@ sanity: .venv ## Run Ansible's own checks of a collection, with nothing ignored
 integration: .venv ## Run the modules against stand-ins on this machine
 	tests/run_ansible_test.sh integration
 
+.PHONY: cores
+cores: .venv ## Run playbooks, modules and their unit tests with the oldest and the newest ansible-core
+	$(BIN)/pytest --quiet tests/cores
+
 .PHONY: chromium
-chromium: # the browser that the tests drive
-	@command -v chromium >/dev/null || { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -qq -y chromium; }
+chromium: .venv # the browser that the tests drive; it is installed while no other step installs anything
+	@$(BIN)/python -c 'from testbed.machine import need; need("chromium", "chromium", "use the chat page")'
 
 .PHONY: browser
 browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-documents.md)
@@ -86,9 +90,15 @@ browser: .venv chromium ## Use a chat page in a real browser (docs/people-and-do
 
 MOLECULE := $(BIN)/molecule -c .config/molecule/config.yml test --scenario-name
 
-.PHONY: molecule
-molecule: .venv chromium ## Run the whole road on a genuine host
+molecule-%: .venv # one scenario, such as molecule-default
+	$(MOLECULE) $*
+
+.PHONY: images
+images: .venv # what a chat server pulls, in the test bed's registry
 	$(BIN)/python -m testbed images
+
+.PHONY: molecule
+molecule: images chromium ## Run the whole road on a genuine host
 	$(MOLECULE) fleet
 	$(MOLECULE) default
 
@@ -107,22 +117,9 @@ vm: .venv ## Run the driver role on an emulated PC with a real kernel
 powercut: .venv ## Cut a host's power twenty times, at random points of the play
 	POWER_CUTS=20 $(MOLECULE) nvidia_host
 
-# What takes long goes side by side; each line says where it is from.
-LANE = mkdir -p .cache && set -o pipefail && $(MAKE) --no-print-directory --jobs=1 $(1) 2>&1 | sed -u 's/^/[$@] /' | tee .cache/test-$@.log
-
-.PHONY: services
-services:
-	@$(call LANE,sanity integration molecule)
-
-.PHONY: pc
-pc:
-	@$(call LANE,nvidia vm)
-
 .PHONY: test
-test: lint types unit chromium ## Everything that has to pass
-	$(BIN)/python -m testbed images
-	@$(MAKE) --no-print-directory --jobs=2 services pc
-	@echo && grep --no-filename --extended-regexp '[0-9]+ passed' .cache/test-services.log .cache/test-pc.log
+test: .venv ## Everything that has to pass, two steps at a time (tests/suite.py)
+	@$(BIN)/python tests/suite.py $(STEPS)
 
 .PHONY: bench
 bench: .venv ## Time site.yml, and many chats through the page and past it; with a GPU, measure the plan

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 import typing as t
 from pathlib import Path
 
 import pytest
 import testinfra
-from testbed.settings import CACHE
+from testbed.hosts import SSH_CONFIG
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if t.TYPE_CHECKING:
     from testinfra.host import Host
 
 PROJECT = Path(__file__).parents[1]
+# Seconds after which a test gives up: many times what it takes where nothing else runs.
+PATIENCE = 600
 
 
 class Rig:
@@ -61,7 +64,13 @@ class Rig:
             self.host.run(f"sudo docker inspect --format '{template}' {unit}").stdout
         ).strip()
 
-    def wait_until_active(self, unit: str, *, but_not: str = "", seconds: int = 180) -> None:
+    def restart(self) -> None:
+        """Restart the host as a PC restarts; return when it has booted anew."""
+        booted = self.root("stat --format %Y /proc/1")
+        subprocess.run([sys.executable, "-m", "testbed", "host", "restart", self.name], check=True)
+        assert self.root("stat --format %Y /proc/1") != booted
+
+    def wait_until_active(self, unit: str, *, but_not: str = "", seconds: int = PATIENCE) -> None:
         """Wait for a unit to be ready, with another container; show its journal if it is not."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -79,7 +88,7 @@ def rig(host: Host) -> Rig:
     testinfra reads Ansible's inventory, but not the variables in it that refer to others.
     """
     name = host.backend.get_hostname()
-    return Rig(testinfra.get_host(f"ssh://{name}", ssh_config=str(CACHE / "ssh_config")))
+    return Rig(testinfra.get_host(f"ssh://{name}", ssh_config=str(SSH_CONFIG)))
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +109,7 @@ def play() -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=900,
+            timeout=1800,
         )
 
     return run

@@ -20,7 +20,7 @@ import typing as t
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from testbed.settings import CACHE
+from testbed.hosts import SSH_CONFIG
 
 PROJECT = Path(__file__).parents[2]
 HOST = "bench"
@@ -31,6 +31,7 @@ all:
   children:
     gpu_hosts: {{hosts: {{{HOST}: }}}}
     webui_hosts: {{hosts: {{{HOST}: }}}}
+  vars: {{ansible_ssh_common_args: -F {SSH_CONFIG} -o ControlPath=~/.cache/sparerig/ssh-%C}}
 """
 FACTS = "- name: Gather facts\n  hosts: gpu_hosts\n  gather_facts: true\n"
 
@@ -91,7 +92,7 @@ def chats() -> None:
         f" --model tiny-llama-gptq"
     )
     script = (PROJECT / "tests/bench/chats.py").read_bytes()
-    subprocess.run(["ssh", "-F", CACHE / "ssh_config", HOST, command], input=script, check=True)
+    subprocess.run(["ssh", "-F", SSH_CONFIG, HOST, command], input=script, check=True)
 
 
 def say(name: str, run: Run) -> None:

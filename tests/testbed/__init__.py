@@ -11,10 +11,12 @@
 * a tiny model that says nonsense and exercises the real code (``model``).
 
 How an inventory reaches a host
-    Every host is written by its name into one SSH configuration file,
-    ``~/.cache/sparerig/ssh_config``: address, user, key, host key. An
+    Every host is written by its name into one SSH configuration file of the checkout,
+    ``.cache/testbed/ssh_config``: address, user, key, host key. An
     inventory lists the bare names and sets ``ansible_ssh_common_args: -F <that file>``; a person
     types ``ssh -F <that file> demo``. Image references are in ``images.json`` beside it.
+    Each checkout has hosts of its own, in a network of its own, whatever they are called; the
+    engine, the images, the registry and the models are shared by all.
     The models lie on every host under ``/srv/models``. Port 8080 of a host is published on the
     machine's loopback address: the host ``demo`` at http://127.0.0.1:8080.
 

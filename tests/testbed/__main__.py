@@ -22,10 +22,14 @@ from testbed.progress import TestbedError, say, step
 from testbed.roots import PULLED
 from testbed.settings import (
     CACHE,
+    CLONE,
+    CLONE_LABEL,
     DEFAULT_RELEASE,
     DEMO_HOST,
     LABEL,
     OPEN_WEBUI,
+    OWN,
+    PROCESS_LABEL,
     REGISTRY_ADDRESS,
     RELEASES,
     VLLM,
@@ -35,7 +39,7 @@ from testbed.settings import (
 if t.TYPE_CHECKING:
     from docker import DockerClient
 
-IMAGES_FILE = CACHE / "images.json"
+IMAGES_FILE = OWN / "images.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +64,8 @@ def stop(number: int, _frame: object) -> t.NoReturn:
     say("Stopped. What was finished is kept: the same command goes on from here.")
     client = engine.connect()
     if client is not None:
-        for container in client.containers.list(filters={"label": f"{LABEL}=build"}):
+        ours: dict[str, t.Any] = {"label": [f"{LABEL}=build", f"{PROCESS_LABEL}={os.getpid()}"]}
+        for container in client.containers.list(filters=ours):
             container.remove(force=True, v=True)
     os._exit(128 + number)
 
@@ -84,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
 
     added = verb("up", "Make everything: engine, registry, images, model, demo host", up)
     added.add_argument("--page-port", type=int, help="port of the demo's page (default: 8080)")
-    verb("down", "Remove every trace, except a Docker engine", down)
+    added = verb("down", "Remove this checkout's hosts, and what no other checkout uses", down)
+    added.add_argument("--all", action="store_true", help="remove every checkout's, too")
     verb("engine", "See to a Docker engine that answers", lambda _unused: say_engine())
     verb("images", "Put the vLLM and Open WebUI images into the registry", make_images)
     verb(
@@ -132,31 +138,57 @@ def up(options: argparse.Namespace) -> None:
     say(f"Its page, once a playbook has run: {host['page']}")
 
 
-def down(_given: argparse.Namespace) -> None:
-    """Remove every trace."""
+def down(options: argparse.Namespace) -> None:
+    """Remove this checkout's hosts; then all that checkouts share, unless another one has hosts."""
     client = engine.connect()
+    shared = True
     if client is not None:
-        everything: dict[str, t.Any] = {"label": LABEL}
-        with step("Removing test hosts, registry, network, volumes and images"):
-            # What somebody else removes meanwhile is removed, too.
-            for container in client.containers.list(all=True, filters=everything):
-                with contextlib.suppress(NotFound):
-                    container.remove(force=True, v=True)
-            for network in client.networks.list(filters=everything):
-                with contextlib.suppress(NotFound):
-                    network.remove()
-            for volume in client.volumes.list(filters=everything):
-                with contextlib.suppress(NotFound):
-                    volume.remove(force=True)
-            tags = [tag for image in client.images.list(filters=everything) for tag in image.tags]
-            pulled = PULLED.read_text().split() if PULLED.exists() else []
-            for reference in [*tags, *pulled]:
-                with contextlib.suppress(NotFound):
-                    client.images.remove(reference, force=reference in tags)
+        with step("Removing test hosts, with their network and volumes"):
+            remove(client, LABEL if options.all else f"{CLONE_LABEL}={CLONE}")
+        others = client.containers.list(all=True, filters={"label": f"{LABEL}=host"})
+        shared = not others
+        if others:
+            say(f"Other checkouts have {len(others)} hosts: the registry and the images stay.")
+        else:
+            with step("Removing the registry and the images"):
+                remove(client, LABEL)
+                remove_images(client)
+    shutil.rmtree(OWN, ignore_errors=True)
+    if not shared:
+        say(f"Removed {OWN}.")
+        return
     if engine.INSTALLED_MARK.exists():
         say("The Docker engine stays: this test bed installed it (apt-get purge docker.io).")
     shutil.rmtree(CACHE)
-    say(f"Removed {CACHE}. Nothing of the test bed is left.")
+    say(f"Removed {OWN} and {CACHE}. Nothing of the test bed is left.")
+
+
+def remove(client: DockerClient, label: str) -> None:
+    """Remove containers, networks and volumes; what somebody else removes meanwhile is removed, too."""
+    wanted: dict[str, t.Any] = {"label": label}
+    for container in client.containers.list(all=True, filters=wanted):
+        with contextlib.suppress(NotFound):
+            container.remove(force=True, v=True)
+    for network in client.networks.list(filters=wanted):
+        with contextlib.suppress(NotFound):
+            # The registry is in every checkout's network.
+            network.reload()
+            for container in network.containers:
+                network.disconnect(container, force=True)
+            network.remove()
+    for volume in client.volumes.list(filters=wanted):
+        with contextlib.suppress(NotFound):
+            volume.remove(force=True)
+
+
+def remove_images(client: DockerClient) -> None:
+    """Remove the images that were built, and those that were pulled."""
+    built = client.images.list(filters={"label": LABEL})
+    tags = [tag for image in built for tag in image.tags]
+    pulled = PULLED.read_text().split() if PULLED.exists() else []
+    for reference in [*tags, *pulled]:
+        with contextlib.suppress(NotFound):
+            client.images.remove(reference, force=reference in tags)
 
 
 def fill_registry(client: DockerClient) -> None:
@@ -169,6 +201,7 @@ def fill_registry(client: DockerClient) -> None:
     with ThreadPoolExecutor(max_workers=2) as pool:
         vllm, open_webui = pool.map(reference, (VLLM, OPEN_WEBUI))
     content = {"registry": REGISTRY_ADDRESS, "vllm": vllm, "open_webui": open_webui}
+    OWN.mkdir(parents=True, exist_ok=True)
     half_made = IMAGES_FILE.with_name("images.json.new")
     half_made.write_text(json.dumps(content, indent=2) + "\n")
     half_made.rename(IMAGES_FILE)

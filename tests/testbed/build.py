@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import tarfile
@@ -19,7 +20,7 @@ from testbed.inputs import fingerprint
 from testbed.machine import for_pip, only_one
 from testbed.progress import TestbedError, step
 from testbed.roots import has_image
-from testbed.settings import CACHE, LABEL
+from testbed.settings import CACHE, LABEL, PROCESS_LABEL
 
 if t.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def image(  # noqa: PLR0913
                 ).items()
             ],
             network_mode="host",
-            labels={LABEL: "build"},
+            labels={LABEL: "build", PROCESS_LABEL: str(os.getpid())},
         )
         try:
             if overlay:

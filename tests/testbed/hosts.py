@@ -20,11 +20,14 @@ from testbed.machine import free_port, need, only_one
 from testbed.progress import TestbedError, step
 from testbed.settings import (
     CACHE,
+    CLONE,
+    CLONE_LABEL,
     DEMO_HOST,
     DEMO_PAGE_PORT,
     LABEL,
     MODELS_ON_HOST,
     NETWORK,
+    OWN,
     USER,
 )
 
@@ -35,12 +38,13 @@ if t.TYPE_CHECKING:
     from docker.models.containers import Container
 
 KEY = CACHE / "ssh_key"
-KNOWN_HOSTS = CACHE / "ssh_known_hosts"
-SSH_CONFIG = CACHE / "ssh_config"
+KNOWN_HOSTS = OWN / "ssh_known_hosts"
+SSH_CONFIG = OWN / "ssh_config"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 DOCKER_PARTS = ("docker", "containerd")
-BOOT_SECONDS = 180
-STOP_SECONDS = 30
+OURS = {CLONE_LABEL: CLONE}
+BOOT_SECONDS = 600
+STOP_SECONDS = 120
 # What a PC's root has and a container's lacks, named one by one: asking for all of them fails on
 # a machine that is itself short of one.
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "IPC_LOCK"]
@@ -51,8 +55,8 @@ CARD_DEVICE = "c 10:229 rwm"
 
 
 def container_name(name: str) -> str:
-    """Give the name of a host's container."""
-    return f"sparerig-host-{name}"
+    """Give the name of a host's container: another checkout's host of this name has another."""
+    return f"sparerig-host-{CLONE}-{name}"
 
 
 def find(client: DockerClient, name: str) -> Container | None:
@@ -69,7 +73,7 @@ def up(client: DockerClient, name: str, release: str, page_port: int | None = No
         raise TestbedError(
             f"{name!r} cannot be a host's name: use up to 31 of a-z, 0-9 and -, a letter first."
         )
-    with only_one(f"host-{name}"):
+    with only_one(f"host-{CLONE}-{name}"):
         container = make(client, name, release, page_port)
     write_ssh_config(client)
     return container
@@ -122,7 +126,7 @@ def create(client: DockerClient, name: str, release: str, page_port: int | None)
         tmpfs={"/run": "exec,mode=755", "/run/lock": ""},
         # Docker inside needs a real file system below it, not this container's overlay.
         volumes={
-            registry.volume(client, f"{full_name}-{part}"): {
+            registry.volume(client, f"{full_name}-{part}", OURS): {
                 "bind": f"/var/lib/{part}",
                 "mode": "rw",
             }
@@ -133,7 +137,7 @@ def create(client: DockerClient, name: str, release: str, page_port: int | None)
             "8080/tcp": ("127.0.0.1", page_port),
         },
         stop_signal="SIGRTMIN+3",  # what systemd takes for "shut down"
-        labels={LABEL: "host", f"{LABEL}.release": release},
+        labels={LABEL: "host", f"{LABEL}.release": release, **OURS},
     )
 
 
@@ -221,8 +225,9 @@ def copy_models(container: Container) -> None:
 
 
 def running(client: DockerClient) -> list[Container]:
-    """List the hosts' containers that run."""
-    found = client.containers.list(filters={"label": f"{LABEL}=host"})
+    """List the containers of this checkout's hosts that run."""
+    wanted = [f"{LABEL}=host", f"{CLONE_LABEL}={CLONE}"]
+    found = client.containers.list(filters={"label": wanted})
     return sorted(found, key=lambda container: str(container.name))
 
 
@@ -231,7 +236,7 @@ def describe(container: Container) -> dict[str, t.Any]:
     bindings = container.attrs["HostConfig"]["PortBindings"]
     page = int(bindings["8080/tcp"][0]["HostPort"])
     return {
-        "name": str(container.name).removeprefix("sparerig-host-"),
+        "name": str(container.name).removeprefix(container_name("")),
         "release": container.labels[f"{LABEL}.release"],
         "status": container.status,
         "address": "127.0.0.1",
@@ -245,11 +250,13 @@ def describe(container: Container) -> dict[str, t.Any]:
 
 def write_ssh_config(client: DockerClient) -> None:
     """Write down how to reach every host that runs, for ssh and for Ansible."""
-    with only_one("ssh-config") as scratch:
+    OWN.mkdir(parents=True, exist_ok=True)
+    with only_one(f"ssh-config-{CLONE}"):
         known, config = describe_all(client)
         for path, text in ((KNOWN_HOSTS, known), (SSH_CONFIG, config)):
-            (scratch / path.name).write_text(text)
-            (scratch / path.name).rename(path)
+            half_made = path.with_name(f"{path.name}.new")
+            half_made.write_text(text)
+            half_made.rename(path)
 
 
 def describe_all(client: DockerClient) -> tuple[str, str]:

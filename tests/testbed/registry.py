@@ -24,7 +24,17 @@ from docker.errors import NotFound
 from testbed import images
 from testbed.machine import answers, free_port, need, only_one
 from testbed.progress import TestbedError, say, step
-from testbed.settings import CACHE, LABEL, NETWORK, REGISTRY, REGISTRY_ADDRESS, SERVICES, Service
+from testbed.settings import (
+    CACHE,
+    CLONE,
+    CLONE_LABEL,
+    LABEL,
+    NETWORK,
+    REGISTRY,
+    REGISTRY_ADDRESS,
+    SERVICES,
+    Service,
+)
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +60,6 @@ def up(client: DockerClient) -> Registry:
         container = find(client)
         if container is None or container.status != "running":
             image = images.registry(client)
-            network(client)
             data = volume(client, f"{REGISTRY}-data")
             say("Starting the registry")
             if container is not None:
@@ -59,14 +68,11 @@ def up(client: DockerClient) -> Registry:
                 image,
                 name=REGISTRY,
                 detach=True,
-                network=NETWORK,
-                networking_config={
-                    NETWORK: client.api.create_endpoint_config(aliases=["registry"])
-                },
                 volumes={data: {"bind": "/var/lib/docker-registry", "mode": "rw"}},
                 ports={"5000/tcp": ("127.0.0.1", free_port())},
                 labels={LABEL: "registry"},
             )
+    network(client)
     container = client.containers.get(REGISTRY)
     port = int(container.attrs["HostConfig"]["PortBindings"]["5000/tcp"][0]["HostPort"])
     deadline = time.monotonic() + START_SECONDS
@@ -87,19 +93,23 @@ def find(client: DockerClient) -> Container | None:
         return None
 
 
-def volume(client: DockerClient, name: str) -> str:
+def volume(client: DockerClient, name: str, labels: dict[str, str] | None = None) -> str:
     """Make a volume that `down` can find; give its name."""
-    client.volumes.create(name, labels={LABEL: "volume"})
+    client.volumes.create(name, labels={LABEL: "volume", **(labels or {})})
     return name
 
 
 def network(client: DockerClient) -> None:
-    """Make the network that the test hosts and the registry share."""
+    """Make the network of this checkout's hosts, and have the registry in it if it is there."""
     with only_one("network"):
         try:
-            client.networks.get(NETWORK)
+            found = client.networks.get(NETWORK)
         except NotFound:
-            client.networks.create(NETWORK, driver="bridge", labels={LABEL: "network"})
+            labels = {LABEL: "network", CLONE_LABEL: CLONE}
+            found = client.networks.create(NETWORK, driver="bridge", labels=labels)
+        container = find(client)
+        if container and NETWORK not in container.attrs["NetworkSettings"]["Networks"]:
+            found.connect(container, aliases=["registry"])
 
 
 class Registry:

@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import upstream
+from testbed.inputs import fingerprint
 
 HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+# What all checkouts on this machine share, and what is this one's own.
 CACHE = Path.home() / ".cache" / "sparerig"
+OWN = CHECKOUT / ".cache" / "testbed"
+CLONE = fingerprint(str(CHECKOUT.resolve()))[:6]
 
 # Everything made in the engine carries this label: that is how `down` finds every trace.
 LABEL = "org.sparerig.testbed"
-NETWORK = "sparerig-lan"
+CLONE_LABEL = f"{LABEL}.clone"  # and this one what a checkout made for itself
+PROCESS_LABEL = f"{LABEL}.process"  # whose build it is
+NETWORK = f"sparerig-lan-{CLONE}"
 REGISTRY = "sparerig-registry"
 REGISTRY_ADDRESS = "registry:5000"  # as the hosts see it
 DEMO_HOST = "demo"

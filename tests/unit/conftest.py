@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testing import patch_module_args
+from module_arguments import patch_module_args
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable

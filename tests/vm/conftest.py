@@ -15,7 +15,6 @@ import pytest
 from testbed import hosts
 from testbed.settings import USER
 
-from vm import disk
 from vm.machine import Machine
 
 PROJECT = Path(__file__).parents[2]
@@ -79,7 +78,7 @@ class Pc:
 def pc(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Pc]:
     """Boot the virtual PC, with a stand-in card on a stand-in bus; all else of it is real."""
     folder = tmp_path_factory.mktemp("vm")
-    machine = Machine(disk.make(), folder)
+    machine = Machine(folder)
     try:
         machine.start()
         found = Pc(machine, folder)

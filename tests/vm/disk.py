@@ -36,8 +36,8 @@ mke2fs -q -t ext4 -d $root /out/new.img 6G
 """
 
 
-def make() -> Path:
-    """Give the disk; make it unless the cache has it."""
+def copy_to(target: Path) -> Path:
+    """Copy the disk, holes and all; make it unless the cache has it."""
     client = engine.ensure()
     base = images.host(client, "ubuntu-22.04")
     name = build.image(client, "the virtual PC's system", base=base, script=SCRIPT)
@@ -47,7 +47,9 @@ def make() -> Path:
         if not disk.exists():
             with step("Writing the virtual PC's disk"):
                 write(client, name, public, disk)
-    return disk
+        # Another run that makes another disk removes this one.
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", disk, target], check=True)
+    return target
 
 
 def write(client: DockerClient, image: str, public: Path, disk: Path) -> None:
@@ -67,12 +69,6 @@ def write(client: DockerClient, image: str, public: Path, disk: Path) -> None:
         remove=True,
     )
     (DISKS / "new.img").rename(disk)
-
-
-def copy_of(disk: Path, target: Path) -> Path:
-    """Copy a disk, holes and all."""
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", disk, target], check=True)
-    return target
 
 
 def kernels(disk: Path) -> list[str]:

@@ -27,9 +27,9 @@ COMMAND_LINE = "root=/dev/vda rw console=ttyS0 mitigations=off module.sig_enforc
 class Machine:
     """A PC with a disk of its own, reached by SSH on a loopback port."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         need("qemu-system-x86_64", "qemu-system-x86", "run a real kernel")
-        self.disk = disk.copy_of(image, folder / "disk.img")
+        self.disk = disk.copy_to(folder / "disk.img")
         self.folder = folder
         self.port = free_port()
         self.booted: list[str] = []  # the kernels that were started, one for each boot

@@ -18,7 +18,7 @@ import time
 import typing as t
 
 import pytest
-from conftest import PROJECT
+from conftest import PATIENCE, PROJECT
 
 if t.TYPE_CHECKING:
     from conftest import Rig
@@ -29,7 +29,14 @@ STAND_IN = "browser-stand-in"
 
 def ssh(*words: str) -> list[str]:
     """Return a command that reaches hosts of the test bed."""
-    return ["ssh", *shlex.split(os.environ["ANSIBLE_SSH_COMMON_ARGS"]), *words]
+    # A connection of its own: what is forwarded over a shared one would outlive the test.
+    return [
+        "ssh",
+        "-o",
+        "ControlPath=none",
+        *shlex.split(os.environ["ANSIBLE_SSH_COMMON_ARGS"]),
+        *words,
+    ]
 
 
 @pytest.fixture
@@ -40,11 +47,11 @@ def tunnel(rig: Rig) -> t.Iterator[str]:
         port = free.getsockname()[1]
     forward = ["-N", "-L", f"127.0.0.1:{port}:127.0.0.1:8080"]
     with subprocess.Popen(ssh(*forward, rig.name)) as process:
-        for _unused in range(100):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        deadline = time.monotonic() + PATIENCE
+        with socket.socket() as sock:
+            while sock.connect_ex(("127.0.0.1", port)) != 0:
+                assert time.monotonic() < deadline, "ssh does not listen"
+                time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
 

@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 import requests
+from conftest import PATIENCE
 
 if t.TYPE_CHECKING:
     from conftest import Rig
@@ -29,7 +30,7 @@ def admin(rig: Rig) -> tuple[str, dict[str, str]]:
         "email": "admin@localhost.localdomain",
         "password": rig.secret(PAGE, "WEBUI_ADMIN_PASSWORD"),
     }
-    answer = requests.post(f"{url}/api/v1/auths/signin", json=account, timeout=30)
+    answer = requests.post(f"{url}/api/v1/auths/signin", json=account, timeout=PATIENCE)
     answer.raise_for_status()
     assert answer.json()["role"] == "admin"
     return url, {"Authorization": f"Bearer {answer.json()['token']}"}
@@ -37,7 +38,7 @@ def admin(rig: Rig) -> tuple[str, dict[str, str]]:
 
 def test_the_model_is_listed(admin: tuple[str, dict[str, str]]) -> None:
     url, headers = admin
-    models = requests.get(f"{url}/api/models", headers=headers, timeout=30).json()["data"]
+    models = requests.get(f"{url}/api/models", headers=headers, timeout=PATIENCE).json()["data"]
     assert [model["id"] for model in models] == [MODEL]
 
 
@@ -50,7 +51,9 @@ def ask(admin: tuple[str, dict[str, str]], **extra: t.Any) -> requests.Response:
         "stream": False,
         **extra,
     }
-    return requests.post(f"{url}/api/chat/completions", json=question, headers=headers, timeout=120)
+    return requests.post(
+        f"{url}/api/chat/completions", json=question, headers=headers, timeout=PATIENCE
+    )
 
 
 # Llama 3 calls no tools, so the engine has no parser, and would answer 400 to what means "auto".
@@ -80,5 +83,8 @@ def test_the_engine_runs_without_a_parser(rig: Rig) -> None:
 def test_strangers_cannot_sign_up(admin: tuple[str, dict[str, str]]) -> None:
     url, _headers = admin
     stranger = {"name": "S", "email": "s@example.org", "password": "a long enough one"}
-    assert requests.post(f"{url}/api/v1/auths/signup", json=stranger, timeout=30).status_code == 403
-    assert requests.get(f"{url}/api/models", timeout=30).status_code in {401, 403}
+    assert (
+        requests.post(f"{url}/api/v1/auths/signup", json=stranger, timeout=PATIENCE).status_code
+        == 403
+    )
+    assert requests.get(f"{url}/api/models", timeout=PATIENCE).status_code in {401, 403}

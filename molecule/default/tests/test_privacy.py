@@ -9,6 +9,7 @@ import json
 import typing as t
 
 import pytest
+from conftest import PATIENCE
 
 if t.TYPE_CHECKING:
     import subprocess
@@ -19,12 +20,14 @@ if t.TYPE_CHECKING:
 ENGINE, PAGE = "sparerig-vllm", "sparerig-open-webui"
 SECRETS = [(ENGINE, "VLLM_API_KEY"), (PAGE, "WEBUI_ADMIN_PASSWORD"), (PAGE, "WEBUI_SECRET_KEY")]
 
+IN_VAIN = 5  # seconds to wait for an answer that must not come
+
 ASK = """
 import json, sys, urllib.request
 request = urllib.request.Request(sys.argv[1] + "/invocations",
     data=json.dumps({"model": "tiny-llama-gptq", "prompt": "1", "max_tokens": 1}).encode(),
     headers={"Content-Type": "application/json"})
-print(urllib.request.urlopen(request, timeout=5).status)
+print(urllib.request.urlopen(request, timeout=int(sys.argv[2])).status)
 """
 
 
@@ -35,13 +38,13 @@ def engine_address(rig: Rig) -> str:
 
 def test_the_page_reaches_the_engine(rig: Rig) -> None:
     """The one way in that there is; it also shows that the next tests ask rightly."""
-    asked = rig.root(f"docker exec {PAGE} python3 -c '{ASK}' http://{ENGINE}:8000")
+    asked = rig.root(f"docker exec {PAGE} python3 -c '{ASK}' http://{ENGINE}:8000 {PATIENCE}")
     assert asked == "200"
 
 
 @pytest.mark.parametrize("who", ["rig", "root"])
 def test_nobody_on_the_host_reaches_the_engine(rig: Rig, who: str) -> None:
-    asked = rig.host.run(f"sudo -u {who} python3 -c '{ASK}' {engine_address(rig)}")
+    asked = rig.host.run(f"sudo -u {who} python3 -c '{ASK}' {engine_address(rig)} {IN_VAIN}")
     assert asked.rc != 0, "the engine generated text for somebody on the host"
     # Not by luck: the host has no address on that network, so no route leads there.
     bridge = json.loads(rig.root("docker network inspect sparerig"))[0]["Id"][:12]
@@ -51,7 +54,7 @@ def test_nobody_on_the_host_reaches_the_engine(rig: Rig, who: str) -> None:
 def test_no_other_container_reaches_the_engine(rig: Rig) -> None:
     image = rig.root(f"docker inspect --format '{{{{.Image}}}}' {PAGE}")
     run = f"docker run --rm --network sparerig-web --entrypoint python3 {image} -c '{ASK}'"
-    assert rig.host.run(f"sudo {run} {engine_address(rig)}").rc != 0
+    assert rig.host.run(f"sudo {run} {engine_address(rig)} {IN_VAIN}").rc != 0
 
 
 def test_nothing_but_ssh_and_the_page_listens(rig: Rig) -> None:
@@ -63,10 +66,12 @@ def test_nothing_but_ssh_and_the_page_listens(rig: Rig) -> None:
 
 def test_the_page_cannot_reach_beyond_the_host(rig: Rig) -> None:
     """Neither the registry, which stands in for the internet, nor a name server."""
-    reach = 'import urllib.request as u; print(u.urlopen("http://%s:5000/v2/", timeout=5).status)'
+    reach = 'import urllib.request as u; print(u.urlopen("http://%s:5000/v2/", timeout=%d).status)'
     registry = rig.host.check_output("getent hosts registry").split()[0]
-    assert rig.host.check_output(f"python3 -c '{reach % registry}'") == "200"
-    assert rig.host.run(f"sudo docker exec {PAGE} python3 -c '{reach % registry}'").rc != 0
+    assert rig.host.check_output(f"python3 -c '{reach % (registry, PATIENCE)}'") == "200"
+    assert (
+        rig.host.run(f"sudo docker exec {PAGE} python3 -c '{reach % (registry, IN_VAIN)}'").rc != 0
+    )
     look_up = 'import socket; socket.gethostbyname("registry")'
     assert rig.host.run(f"sudo docker exec {PAGE} python3 -c '{look_up}'").rc != 0
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing as t
 
 import pytest
@@ -54,7 +52,7 @@ def test_it_comes_back(rig: Rig, command: str) -> None:
 
 
 def test_it_stops_in_order_and_leaves_no_container(rig: Rig) -> None:
-    rig.root(f"timeout 30 systemctl stop {PAGE}")
+    rig.root(f"timeout 60 systemctl stop {PAGE}")
     assert rig.show(PAGE, "Result") == "success"
     assert PAGE not in rig.root("docker ps --all --format '{{.Names}}'")
     rig.root(f"systemctl start {PAGE}")
@@ -83,8 +81,6 @@ def test_a_failed_start_says_why(rig: Rig) -> None:
 
 
 def test_everything_comes_back_after_the_host_restarts(rig: Rig) -> None:
-    booted = rig.root("stat --format %Y /proc/1")
-    subprocess.run([sys.executable, "-m", "testbed", "host", "restart", rig.name], check=True)
-    assert rig.root("stat --format %Y /proc/1") != booted
+    rig.restart()
     for unit in (ENGINE, PAGE):
         rig.wait_until_active(unit)

@@ -14,6 +14,7 @@ import time
 import typing as t
 
 import pytest
+from testbed.hosts import container_name
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,19 @@ EFI = "/opt/stand-in/sys/firmware/efi/efivars"
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 LISTS = "/etc/apt/sources.list.d"
 TOOLKIT_REPOSITORY = "https://nvidia.github.io/libnvidia-container/stable/deb/amd64 /"
+
+
+@pytest.fixture(autouse=True)
+def driver(rig: Rig, play: Play, request: pytest.FixtureRequest) -> None:
+    """Install the driver where an earlier test left none; or remove it, for a test that has to begin without."""
+    absent = request.node.get_closest_marker("without_driver") is not None
+    installed = "dpkg-query --show | grep --quiet ^nvidia-headless"
+    there = rig.host.run(f"test -e {LOADED} && {installed}").rc == 0
+    if there == absent:
+        state = "absent" if absent else "present"
+        play("-e", f"nvidia_driver_state={state} nvidia_driver_reboot=never", playbook=CONVERGE)
+    if absent:
+        rig.root(f"rm -f {LOADED}")
 
 
 def driver_packages(rig: Rig) -> dict[str, str]:
@@ -220,7 +234,7 @@ def test_after_a_power_cut_the_next_run_completes_the_exchange(
     run = threading.Thread(target=play, args=options, kwargs={"playbook": CONVERGE})
     run.start()
     time.sleep(random.uniform(5, 40))  # noqa: S311 - any point will do
-    subprocess.run(["docker", "kill", f"sparerig-host-{rig.name}"], check=True)
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=True)
     run.join()
     subprocess.run([sys.executable, "-m", "testbed", "host", "up", rig.name], check=True)
     done = play(*options, playbook=CONVERGE)
@@ -251,6 +265,7 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     rig.root(f"rm {LOADED}")
 
 
+@pytest.mark.without_driver
 def test_somebody_else_s_hold_is_respected(rig: Rig, play: Play) -> None:
     other = "libnvidia-cfg1-595-server"
     rig.root(f"apt-get install --yes --no-install-recommends {other}")

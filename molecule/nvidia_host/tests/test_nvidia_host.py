@@ -1,10 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A whole PC: driver, Docker, toolkit and CUDA; a unit with the card; given back; cut off at any point.
-
-The tests go in order.
-"""
+"""A whole PC: driver, Docker, toolkit and CUDA; a unit with the card; given back; cut off at any point."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ import time
 import typing as t
 
 import pytest
+from testbed.hosts import container_name
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +25,7 @@ if t.TYPE_CHECKING:
     Play = Callable[..., subprocess.CompletedProcess[str]]
 
 HOST = "playbooks/host.yml"
+CONVERGE = "molecule/nvidia_host/converge.yml"
 LOADED = "/opt/stand-in/proc/driver/nvidia/version"
 CARD = "GPU 0: NVIDIA GeForce RTX 3060 (stand-in)"
 ROLES = ("nvidia_driver", "nvidia_container_toolkit", "cuda_toolkit")
@@ -42,10 +41,20 @@ def states(state: str) -> tuple[str, str]:
 KERNEL = re.compile(r"^package linux-(image-\d|modules-\d|base )| /etc/kernel/")
 
 
+@pytest.fixture
+def deployed(rig: Rig, play: Play) -> None:
+    """Bring the PC back to what the scenario made, where a test left it otherwise."""
+    if rig.host.run("systemctl is-active card").rc != 0:
+        reboot(rig)
+        done = play("-e", "nvidia_driver_reboot=never", playbook=CONVERGE)
+        assert done.returncode == 0, done.stdout[-4000:]
+
+
 def card_in_the_unit(rig: Rig) -> str:
     return rig.root("docker exec card nvidia-smi -L")
 
 
+@pytest.mark.usefixtures("deployed")
 def test_all_of_it_is_there(rig: Rig) -> None:
     shown = rig.root("/usr/local/sbin/describe-pc")
     for package in (
@@ -59,6 +68,7 @@ def test_all_of_it_is_there(rig: Rig) -> None:
         assert f"package {package}" in shown
 
 
+@pytest.mark.usefixtures("deployed")
 def test_the_unit_keeps_the_card_when_systemd_rereads_its_units(rig: Rig) -> None:
     before = rig.container("card")
     assert card_in_the_unit(rig) == CARD
@@ -67,26 +77,27 @@ def test_the_unit_keeps_the_card_when_systemd_rereads_its_units(rig: Rig) -> Non
     assert rig.container("card") == before
 
 
+@pytest.mark.usefixtures("deployed")
 def test_the_unit_has_the_card_again_after_a_boot(rig: Rig) -> None:
     """The description of the card is gone with /run; the unit may be started before it is back."""
     before = rig.container("card")
-    subprocess.run([sys.executable, "-m", "testbed", "host", "restart", rig.name], check=True)
+    rig.restart()
     rig.wait_until_active("card", but_not=before)
     assert card_in_the_unit(rig) == CARD
 
 
+@pytest.mark.usefixtures("deployed")
 def test_a_card_that_does_not_go_with_the_image_stops_it_before_any_change(
     rig: Rig, play: Play
 ) -> None:
-    done = play(
-        "-e", "nvidia_driver_branch=570", playbook="molecule/nvidia_host/converge.yml"
-    )  # fmt: skip
+    done = play("-e", "nvidia_driver_branch=570", playbook=CONVERGE)
     said = " ".join(done.stdout.split())
     assert "vllm/vllm-openai:v0.33.0 needs CUDA 13.0 and the driver (570) offers 12.8" in said
     assert "changed=0" in said
     assert card_in_the_unit(rig) == CARD
 
 
+@pytest.mark.usefixtures("deployed")
 def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
     rig.root("sh -c 'systemctl disable --now card && rm /etc/systemd/system/card.service'")
     done = play(*states("absent"), playbook=HOST)
@@ -109,9 +120,7 @@ def test_the_pc_is_given_back_as_it_was(rig: Rig, play: Play) -> None:
 
 def reboot(rig: Rig) -> None:
     """Boot the host, whether it runs or was cut off; as on a PC, nothing is loaded then."""
-    subprocess.run(
-        ["docker", "kill", f"sparerig-host-{rig.name}"], check=False, capture_output=True
-    )
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=False, capture_output=True)
     subprocess.run([sys.executable, "-m", "testbed", "host", "up", rig.name], check=True)
     rig.root(f"rm -f {LOADED}")
 
@@ -119,6 +128,8 @@ def reboot(rig: Rig) -> None:
 @pytest.fixture(scope="module")
 def takes(rig: Rig, play: Play) -> dict[str, float]:
     """Time the play uncut, in seconds, both ways: a cut comes at any time of it."""
+    rig.root(f"rm -f {LOADED}")
+    assert play(*states("absent"), playbook=HOST).returncode == 0
     found = {}
     for state in ("present", "absent"):
         rig.root(f"rm -f {LOADED}")
@@ -148,7 +159,7 @@ def test_after_a_power_cut_the_next_run_converges(
     after = random.uniform(2, takes[state] - 1)  # noqa: S311 - any point will do
     time.sleep(after)
     under_way = run.is_alive()
-    subprocess.run(["docker", "kill", f"sparerig-host-{rig.name}"], check=True)
+    subprocess.run(["docker", "kill", container_name(rig.name)], check=True)
     run.join()
     reboot(rig)
     done = play(*states(state), playbook=HOST)

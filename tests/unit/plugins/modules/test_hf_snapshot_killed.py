@@ -12,13 +12,13 @@ import random
 import typing as t
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.sparerig.llm.plugins.module_utils._model import snapshot
 from ansible_collections.sparerig.llm.plugins.module_utils._model.store import Store
 from ansible_collections.sparerig.llm.plugins.modules import hf_snapshot
 from hub_server import HubServer, running
 from huggingface_hub import constants
 from model_files import model_files
+from module_arguments import patch_module_args
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
