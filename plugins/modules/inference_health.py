@@ -211,8 +211,8 @@ checks:
       expected: a streamed completion of up to 64 tokens
       seen: http://127.0.0.1:8000/v1/chat/completions took the request and sent no token before the deadline of 60 s
       failure: engine-hung
-      cause: The engine is stuck although /health answers 200.
-      remedy: systemctl restart sparerig-vllm
+      cause: It is stuck, although its process runs and /health may answer 200.
+      remedy: "`sudo journalctl -u sparerig-vllm -n 100`; `sudo systemctl restart sparerig-vllm`. The supervisor restarts it by itself when it notices."
   contains:
     name:
       description: What was checked.
@@ -231,7 +231,7 @@ checks:
       type: str
       returned: always
     failure:
-      description: Stable name of the failure. Empty unless RV(checks[].status) is V(fail).
+      description: Identifier of the failure, as in C(docs/failures.md). Empty unless RV(checks[].status) is V(fail).
       type: str
       returned: always
     cause:
@@ -250,7 +250,7 @@ report:
   sample:
     - "pass     completion  64 tokens, finish reason length"
 failure:
-  description: Stable name of the first failure. Empty when there was none.
+  description: Identifier of the first failure, as in C(docs/failures.md). Empty when there was none.
   returned: always
   type: str
   sample: engine-hung
@@ -333,6 +333,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import WORDS
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host, LocalHost
 from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
@@ -579,6 +580,25 @@ def read_gpus(host: Host, timeout: float, evidence: Evidence) -> gpu_reader.GpuR
         return None
 
 
+def words(params: dict[str, t.Any]) -> dict[str, str]:
+    """Return what remedies have places for: which units, and how the endpoint is asked by hand."""
+    container, url = params["container"], params["endpoint"].rstrip("/")
+    asked = (
+        {}
+        if container == WORDS["unit"]
+        else {"curl": "curl", "models": f"curl -sS {url}/v1/models"}
+    )
+    if container and asked:
+        asked = {name: f"sudo docker exec {container} {command}" for name, command in asked.items()}
+    return {
+        "unit": params["unit"],
+        "web_unit": params["web_unit"],
+        "url": url,
+        "host": urllib.parse.urlsplit(url).hostname or "",
+        **asked,
+    }
+
+
 def measured(facts: ApiFacts) -> dict[str, t.Any]:
     """Bring what the API told and what was measured into the module's words."""
     done = facts.completion
@@ -663,14 +683,7 @@ def main() -> None:
         password = secret(module, host, "web_password")
     except (OptionError, comparison.PlanGivenError) as exc:
         module.fail_json(msg=str(exc))
-    evidence = Evidence(
-        {
-            "unit": params["unit"],
-            "web_unit": params["web_unit"],
-            "url": params["endpoint"].rstrip("/"),
-            "web_url": (params["web_url"] or "").rstrip("/"),
-        }
-    )
+    evidence = Evidence(words(params))
     result = check_everything(params, host, key, password, evidence)
     failure = evidence.first_failure
     result |= {

@@ -250,16 +250,23 @@ class Supervisor:
             sys.stdout.flush()
         self.over.set()
 
-    def explain(self) -> str:
-        """Say in a sentence why the container ended, from the last lines it wrote."""
+    def describe(self, failure: str, words: dict[str, str], circumstances: str = "") -> str:
+        """Say a failure in the words of the registry, which stands beside this file on the host."""
+        registry = importlib.import_module("failures")
+        known = registry.describe(failure, {"unit": self.config.name, **words})
+        return str(known.message(circumstances))
+
+    def explain(self, ending: str) -> str:
+        """Say why the container ended, from the last lines it wrote."""
         if self.config.explain:
             # Stands beside this file on the host: the failures that this service is known for.
-            known = importlib.import_module(f"{self.config.explain}_log")
-            explanation = known.explain("".join(self.lines))
-            if explanation:
-                return f"{explanation.title}. {explanation.cause} {explanation.remedy}"
+            log = importlib.import_module(f"{self.config.explain}_log")
+            found = log.explain("".join(self.lines))
+            if found:
+                return self.describe(found.id, found.words, f"{ending[0].upper()}{ending[1:]}.")
         written = [line.strip() for line in self.lines if line.strip()]
-        return f"its last line was: {written[-1]}" if written else "it wrote nothing"
+        said = f"its last line was: {written[-1].rstrip('.')}" if written else "it wrote nothing"
+        return self.describe("service-ended", {"ending": ending, "said": said})
 
     def watch(self) -> None:
         """Ask until it answers, report READY, then keep asking; a verdict ends the container."""
@@ -278,9 +285,10 @@ class Supervisor:
                 # One that is crashing fails its probe too, and its end tells more.
                 if self.over.wait(LAST_WORDS):
                     return
-                self.verdict = f"it hangs: {problem}; it is being restarted"
+                self.verdict = self.describe("engine-hung", {"problem": problem})
             elif problem and waited > probe.start_deadline:
-                self.verdict = f"not ready within {probe.start_deadline:g} s: {problem}"
+                late = {"seconds": f"{probe.start_deadline:g}", "problem": problem}
+                self.verdict = self.describe("service-not-ready", late)
             elif problem:
                 show_status(f"starting for {waited:.0f} s: {problem}")
             if self.verdict:
@@ -298,7 +306,7 @@ class Supervisor:
         for command in self.config.create:
             made = subprocess.run(command, capture_output=True, text=True, check=False)
             if made.returncode:
-                say(f"the container cannot be made: {made.stderr.strip()}")
+                say(self.describe("container-not-made", {"said": made.stderr.strip().rstrip(".")}))
                 return False
         return True
 
@@ -334,7 +342,7 @@ class Supervisor:
                 return 0
             if self.verdict is None:
                 copier.join()
-                self.verdict = f"{describe_exit(client.wait())}: {self.explain()}"
+                self.verdict = self.explain(describe_exit(client.wait()))
             say(self.verdict)
             self.remove_container()
             return 1

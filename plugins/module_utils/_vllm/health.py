@@ -34,13 +34,18 @@ from ansible_collections.sparerig.llm.plugins.module_utils._vllm.metrics import 
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-    from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import Gpu, GpuReport
+    from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import (
+        Gpu,
+        GpuReport,
+        Xid,
+    )
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
     from ansible_collections.sparerig.llm.plugins.module_utils._host.http import Client, Deadline
 
+_FELL_OFF_THE_BUS = 79  # the Xid
 _UNAUTHORIZED = (401, 403)
 _REJECTED = (400, 401, 403, 422)  # how a sign-in is turned down
 _NOT_FOUND = 404
@@ -167,7 +172,13 @@ def _driver_failure(report: GpuReport) -> tuple[str, str]:
         return "driver-missing", f"no nvidia-smi; {cards} held by {holders}"
     if re.search(r"communicate with the NVIDIA driver|Driver Not Loaded", error):
         return "driver-not-loaded", f"nvidia-smi says: {' '.join(error.split())}"
-    return "gpu-lost", f"nvidia-smi says: {' '.join(error.split()) or 'No devices were found'}"
+    failure = "gpu-fell-off-the-bus" if _fell_off(report.xids or ()) else "gpu-lost"
+    return failure, f"nvidia-smi says: {' '.join(error.split()) or 'No devices were found'}"
+
+
+def _fell_off(xids: Iterable[Xid]) -> bool:
+    """Whether one of the errors is that of a card that is gone."""
+    return any(xid.code == _FELL_OFF_THE_BUS for xid in xids)
 
 
 def _selected(report: GpuReport, wants: GpuWants, evidence: Evidence) -> list[Gpu]:
@@ -285,7 +296,7 @@ def _check_xids(report: GpuReport, gpus: Sequence[Gpu], evidence: Evidence) -> N
     broken = [xid for xid in ours if xid.hardware]
     evidence.verdict(
         "gpu_xid",
-        "gpu-xid",
+        "gpu-fell-off-the-bus" if _fell_off(broken) else "gpu-xid",
         good=not broken,
         expected=expected,
         seen=", ".join(f"Xid {x.code} at {x.pci_address}: {x.message}" for x in broken or ours)
@@ -305,7 +316,7 @@ def _check_engine_on_gpu(gpus: Sequence[Gpu], container: Container, evidence: Ev
         return
     evidence.verdict(
         "engine_on_gpu",
-        "engine-not-on-gpu",
+        "container-without-gpu",
         good=bool(own),
         expected=expected,
         seen=", ".join(f"{p.name} (PID {p.pid}) {_mib(p.used_mib)}" for p in own or processes),
