@@ -15,8 +15,12 @@ import types
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    FAILURES,
+    describe,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._service.verification import words
 from ansible_collections.sparerig.llm.plugins.modules import inference_health
 from stand_ins import HANGS, FakeHost, misbehaving_server
 
@@ -505,6 +509,38 @@ def test_xids(ask: Ask, host: FakeHost, log: str, status: str, says: str) -> Non
 
     assert statuses(answer)["gpu_xid"] == status
     assert says in seen(answer, "gpu_xid")
+
+
+@pytest.mark.parametrize(("code", "failure"), [(79, "gpu-fell-off-the-bus"), (48, "gpu-xid")])
+def test_a_card_that_fell_off_the_bus_is_told_from_other_errors(
+    ask: Ask, host: FakeHost, code: int, failure: str
+) -> None:
+    with_card(host, log=XID.format(bus=1, code=code))
+
+    assert failed(ask()) == [("gpu_xid", failure)]
+
+
+def test_a_lost_card_that_fell_off_the_bus(ask: Ask, host: FakeHost) -> None:
+    with_card(host, row="", log=XID.format(bus=1, code=79))
+    host.files |= ON_THE_BUS
+
+    assert ("gpu_driver", "gpu-fell-off-the-bus") in failed(ask(gpu="required"))
+
+
+@pytest.mark.parametrize(
+    ("container", "asked"),
+    [
+        ("sparerig-vllm", "`sudo docker exec sparerig-vllm curl -sS -i http://127.0.0.1:1/health`"),
+        ("other", "`sudo docker exec other curl -sS -i http://127.0.0.1:1/health`"),
+        (None, "`curl -sS -i http://127.0.0.1:1/health`"),
+    ],
+)
+def test_remedies_ask_the_endpoint_from_where_it_is_reached(
+    container: str | None, asked: str
+) -> None:
+    said = words({"unit": "engine", "container": container, "endpoint": "http://127.0.0.1:1/"})
+
+    assert asked in describe("api-unreachable", said).remedy
 
 
 def test_only_listed_gpus_count(ask: Ask, host: FakeHost) -> None:
