@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write docs/reference.md, docs/failures.md and the tables of docs/testbed.md from their sources.
+"""Write docs/reference.md, docs/failures.md, and the tables of docs/testbed.md and of vLLM's start.
 
 ``python tests/write_docs.py`` writes them; with ``--check`` it fails when they are out of date.
 """
@@ -16,8 +16,19 @@ import typing as t
 from pathlib import Path
 
 import yaml
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    FAILURES,
+    SECTIONS,
+    Failure,
+    commands,
+    describe,
+    page,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import IDENTIFIERS
 from testbed import upstream
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[1]
 # The order in which a host meets them; a role that is not listed comes after these.
@@ -40,22 +51,19 @@ Every option of every role, with its default, and the modules. The same text is 
 FAILURES_HEAD = """\
 # When something fails
 
-A failed check says its name, what was expected, what was seen, and the command that fixes it. These are the names, in the
-order in which they are looked for. `ansible-playbook playbooks/verify.yml -i inventories/home` looks for them; it changes
-nothing. Why vLLM itself did not start is [a page of its own](when-vllm-does-not-start.md).
+Every message says `TITLE (IDENTIFIER): CAUSE Remedy: REMEDY`. These are all identifiers; those with a link have a page of
+their own. Commands are typed on the host, shown here with the usual names of our services;
+`ansible-playbook playbooks/verify.yml -i inventories/home` looks for most of what can be wrong, and changes nothing. Why vLLM
+itself did not start is explained [on a page of its own](when-vllm-does-not-start.md).
 
-| name | what it means | likely cause | remedy |
-|---|---|---|---|
 """
 
-# What stands for the usual addresses and units in the commands of the table.
-USUAL = {
-    "unit": "sparerig-vllm",
-    "web_unit": "sparerig-open-webui",
-    "url": "http://127.0.0.1:8000",
-    "web_url": "http://127.0.0.1:8080",
-}
-
+TABLE = "| identifier | what happened | likely cause | remedy |\n|---|---|---|---|\n"
+# Between these two lines of a page stands a table that is made.
+BEGIN, END = "<!-- The table is made by `make docs`. -->\n", "<!-- End of the table. -->\n"
+START_PAGE = "docs/when-vllm-does-not-start.md"
+# Beside what vLLM's log tells, a service can fail to start in these ways.
+START_SECTION = "The start of a service"
 
 # Ansible's semantic markup, and what it is in Markdown.
 MARKUP = (
@@ -175,30 +183,47 @@ def reference() -> str:
 
 
 def failures() -> str:
-    """Return docs/failures.md."""
+    """Return docs/failures.md: all failures, section by section."""
     head = MADE_BY.format(source="The source is plugins/module_utils/_checks/failures.py.")
-    lines = [
-        f"| `{failure.id}` | {cell(failure.title)} | {cell(failure.cause)} | {remedy(failure.remedy)} |"
-        for failure in FAILURES.values()
-    ]
-    return f"{head}{FAILURES_HEAD}" + "\n".join(lines) + "\n"
+    tables = "\n".join(
+        f"## {title}\n\n{failures_table(section)}" for title, section in SECTIONS.items()
+    )
+    return f"{head}{FAILURES_HEAD}{tables}"
 
 
-def remedy(text: str) -> str:
-    """Show commands as such, and sentences as they are."""
-    text = text.format_map(USUAL)
-    if re.match(r"[A-Z][a-z]+ ", text):
-        return cell(text)
-    return "<br>".join(f"`{cell(command)}`" for command in text.split("; "))
+def failures_table(listed: Iterable[Failure]) -> str:
+    """Return a table of failures, a line for each."""
+    lines = []
+    for failure in listed:
+        name = f"`{failure.id}`"
+        if failure.page:
+            name = f"[{failure.id}]({page(failure.id).removeprefix('docs/')})"
+        typed = "<br>".join(f"`{cell(command)}`" for command in commands(failure))
+        advice = describe(failure.id).remedy.removesuffix(f" See {page(failure.id)}.")
+        shown = "; ".join(f"`{command}`" for command in commands(failure))
+        advice = advice.removeprefix(f"{shown}." if shown else "").strip()
+        fixed = "<br>".join(part for part in (typed, cell(advice)) if part)
+        lines.append(
+            f"| {name} | {cell(failure.title)} | {cell(describe(failure.id).cause)} | {fixed} |"
+        )
+    return TABLE + "\n".join(lines) + "\n"
+
+
+def start_page() -> str:
+    """Return the page about vLLM's start, with its table as it has to be."""
+    before, _begin, rest = (ROOT / START_PAGE).read_text(encoding="utf-8").partition(BEGIN)
+    _table, _end, after = rest.partition(END)
+    names = dict.fromkeys([*IDENTIFIERS, *(failure.id for failure in SECTIONS[START_SECTION])])
+    return f"{before}{BEGIN}{failures_table(FAILURES[name] for name in names)}{END}{after}"
 
 
 def testbed() -> str:
     """Return docs/testbed.md with the tables of the official images anew."""
-    page = (ROOT / "docs" / "testbed.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "testbed.md").read_text(encoding="utf-8")
     block = re.compile(
         r"(?<=<!-- official images: begin)([^\n]*\n).*(?=<!-- official images: end -->)", re.DOTALL
     )
-    new, count = block.subn(lambda match: f"{match[1]}\n{upstream.tables()}\n", page)
+    new, count = block.subn(lambda match: f"{match[1]}\n{upstream.tables()}\n", text)
     if count != 1:
         sys.exit("docs/testbed.md lacks its two comments named official images: bring them back")
     return new
@@ -209,6 +234,7 @@ def main() -> int:
     pages = {
         "docs/reference.md": reference(),
         "docs/failures.md": failures(),
+        START_PAGE: start_page(),
         "docs/testbed.md": testbed(),
     }
     stale = []

@@ -226,6 +226,11 @@ status:
   description: The unit's own last words, as in C(systemctl status).
   returned: when not in check mode
   type: str
+failure:
+  description: Identifier of the failure, as in C(docs/failures.md).
+  returned: on failure
+  type: str
+  sample: context-exceeds-kv-cache
 image_id:
   description: Id of the image that the unit runs; empty in check mode when it would be pulled.
   returned: when O(state) is not V(absent)
@@ -238,6 +243,7 @@ secrets_file:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._service.deployment import (
     Deployment,
     DeploymentError,
@@ -308,7 +314,8 @@ def main() -> None:
     try:
         spec, secrets = spec_from(given)
     except OptionError as error:
-        module.fail_json(msg=str(error))
+        known = describe("option-invalid", cause=f"{error}.")
+        module.fail_json(msg=known.message(), failure=known.id)
     unit = Deployment(
         spec,
         module.run_command,
@@ -322,7 +329,7 @@ def main() -> None:
         else:
             unit.present(secrets, started=given["state"] == "started", wait=given["wait"])
     except DeploymentError as error:
-        module.fail_json(msg=str(error), **error.evidence)
+        module.fail_json(msg=str(error), failure=error.failure, **error.evidence)
     if not module.check_mode:
         state = unit.state()
         unit.result.update(active_state=state.get("ActiveState"), status=state.get("StatusText"))

@@ -43,6 +43,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+failure:
+  description: Identifier of the failure, as in C(docs/failures.md).
+  returned: when the driver's answer is not understood
+  type: str
+  sample: driver-answer-not-understood
 gpus:
   description: The GPUs that the driver offers, in its order.
   returned: always
@@ -220,6 +225,7 @@ xids:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi as gpu_reader
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import LocalHost
 
@@ -235,7 +241,8 @@ def main() -> None:
     try:
         report = gpu_reader.read(LocalHost(), timeout=timeout)
     except gpu_reader.GpuOutputError as exc:
-        module.fail_json(msg=f"{exc}. See what 'nvidia-smi' prints on the host.")
+        known = describe("driver-answer-not-understood", cause=f"{exc}.")
+        module.fail_json(msg=known.message(), failure=known.id)
     module.exit_json(
         changed=False,
         gpus=[asdict(gpu) for gpu in report.gpus],

@@ -180,13 +180,10 @@ listing:
   type: dict
 failure:
   description:
-    - The name of the failure.
-    - One of V(busy), V(chat-template-missing), V(chat-template-token-missing), V(checksum-mismatch),
-      V(client-missing), V(disk-error), V(disk-full), V(hub-file-not-found), V(hub-license-not-accepted),
-      V(hub-not-a-hub), V(hub-offline), V(hub-rate-limited), V(hub-repository-not-found), V(hub-revision-not-found), V(hub-server-error),
-      V(hub-token-refused), V(hub-unreachable), V(license-not-allowed), V(listing-invalid), V(model-refused),
-      V(parser-not-for-tokenizer), V(parser-unknown),
-      V(repository-invalid), V(revision-invalid), V(root-invalid), V(token-invalid) and V(workers-invalid).
+    - Identifier of the failure, one of the sections on the hub and the model's files in C(docs/failures.md), or V(disk-full) or
+      V(disk-error).
+    - A model that vLLM cannot serve is named by what is wrong with it, for example V(act-order-refused) or
+      V(chat-template-missing); a parser that it cannot use by V(parser-unknown) or V(parser-not-for-tokenizer).
   returned: failure
   type: str
 tool_call_parser:
@@ -246,8 +243,8 @@ def wanted_by(params: dict[str, t.Any]) -> Wanted:
         raise SnapshotError(
             "token-invalid",
             "The token has a blank, a line break or another sign that no token has: it was pasted "
-            "with something around it, or a file was read with its last line break. In a template, "
-            "the filter trim removes that. (The token is not shown.)",
+            "with something around it, or a file was read with its last line break. (The token is "
+            "not shown.)",
         )
     if not 1 <= params["workers"] <= MOST_WORKERS:
         raise SnapshotError(
@@ -288,8 +285,7 @@ def have_client(module: AnsibleModule, wanted: Wanted) -> None:
     raise SnapshotError(
         "client-missing",
         "The snapshot is not complete on this host, and to download it huggingface_hub is needed, "
-        f"which {python} does not offer. The role sparerig.llm.model_store installs it; by hand: "
-        "python3 -m venv /opt/sparerig/hf && /opt/sparerig/hf/bin/pip install 'huggingface_hub==2.*'.",
+        f"which {python} does not offer.",
     )
 
 
@@ -366,7 +362,7 @@ def main() -> None:
         result |= model.result()
         if model.reasons:
             text = f"{outcome.path} is as the hub has it, but vLLM cannot serve it. {model.reasons}"
-            module.fail_json(msg=text, failure=model.failure or "model-refused", **result)
+            module.fail_json(msg=text, failure=model.failure, **result)
     module.exit_json(changed=outcome.changed, **result)
 
 

@@ -75,7 +75,7 @@ checks:
       description: What is there.
       type: str
     failure:
-      description: Name of a known failure, if it is one.
+      description: Identifier of the failure, as in docs/failures.md; empty where it is none.
       type: str
     cause:
       description: Why it is not right.
@@ -100,7 +100,11 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import (
+    Check,
+    messages,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._host.requirements import (
     check_disk,
     check_port,
@@ -136,16 +140,10 @@ def unit_runs(module: AnsibleModule, unit: str) -> bool:
 
 def check_docker(kind: str) -> Check:
     """Refuse Docker from snap: it cannot reach GPUs, nor directories outside its own."""
+    expected = "none, or installed from a package"
     if kind != "snap":
-        return Check("docker", "pass", "none, or installed from a package", kind)
-    return Check(
-        "docker",
-        "fail",
-        "none, or installed from a package",
-        "the docker snap",
-        cause="Docker is installed as a snap, which cannot use NVIDIA cards or most directories.",
-        remedy="`sudo snap remove docker` (its containers and images go with it), then run again.",
-    )
+        return Check.passed("docker", expected=expected, seen=kind)
+    return Check.failed("docker", "docker-from-snap", expected=expected, seen="the docker snap")
 
 
 def check_published(text: str, unit: str) -> Check:
@@ -153,24 +151,22 @@ def check_published(text: str, unit: str) -> Check:
     try:
         port = Port.parse(text)
     except OptionError as error:
-        return Check("port", "fail", "address:host_port:container_port", text, cause=f"{error}.")
+        failure = describe("option-invalid", cause=f"{error}.")
+        expected = "address:host_port:container_port"
+        return Check.failed("port", failure, expected=expected, seen=text)
     return check_port(port.address, port.host_port, f"{CONFIG_DIR}/{unit}.json")
 
 
 def check_secret(name: str, value: str) -> Check:
     """Refuse a secret that an env file cannot hold, without showing it."""
+    step, expected = f"secret {name}", "one line"
     try:
         check_env(name, {"SECRET": value})
     except OptionError:
-        return Check(
-            f"secret {name}",
-            "fail",
-            "one line",
-            "more than one line",
-            cause=f"{name} has a line break in its value, often a stray one at its end.",
-            remedy="Give the value on one line (in YAML, not after | or >).",
-        )
-    return Check(f"secret {name}", "pass", "one line", "one line" if value else "left to the host")
+        cause = f"{name} has a line break in its value, often a stray one at its end."
+        failure = describe("option-invalid", cause=cause)
+        return Check.failed(step, failure, expected=expected, seen="more than one line")
+    return Check.passed(step, expected=expected, seen="one line" if value else "left to the host")
 
 
 def main() -> None:
@@ -209,9 +205,9 @@ def main() -> None:
         "docker": kind,
         "docker_runs": unit_runs(module, "docker.service"),
     }
-    wrong = [f"{check.cause} {check.remedy}" for check in checks if check.status == "fail"]
+    wrong = messages(checks)
     if wrong:
-        module.fail_json(msg=" ".join(["Nothing was changed.", *wrong]), **result)
+        module.fail_json(msg=f"Nothing was changed. {wrong}", **result)
     module.exit_json(**result)
 
 

@@ -162,8 +162,8 @@ checks:
       expected: a streamed completion of up to 64 tokens
       seen: http://127.0.0.1:8000/v1/chat/completions took the request and sent no token before the deadline of 60 s
       failure: engine-hung
-      cause: The engine is stuck although /health answers 200.
-      remedy: systemctl restart sparerig-vllm
+      cause: It is stuck, although its process runs and /health may answer 200.
+      remedy: "`sudo journalctl -u sparerig-vllm -n 100`; `sudo systemctl restart sparerig-vllm`. The supervisor restarts it by itself when it notices."
   contains:
     name:
       description: What was checked.
@@ -182,7 +182,7 @@ checks:
       type: str
       returned: always
     failure:
-      description: Stable name of the failure. Empty unless RV(checks[].status) is V(fail).
+      description: Identifier of the failure, as in C(docs/failures.md). Empty unless RV(checks[].status) is V(fail).
       type: str
       returned: always
     cause:
@@ -201,7 +201,7 @@ report:
   sample:
     - "pass     completion  64 tokens, finish reason length"
 failure:
-  description: Stable name of the first failure. Empty when there was none.
+  description: Identifier of the first failure, as in C(docs/failures.md). Empty when there was none.
   returned: always
   type: str
   sample: engine-hung
@@ -286,6 +286,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host.verification im
 from ansible_collections.sparerig.llm.plugins.module_utils._service.verification import (
     check_options,
     verify_engine,
+    words,
 )
 
 
@@ -342,7 +343,7 @@ def main() -> None:
             module.no_log_values.add(key)
     except OptionError as exc:
         module.fail_json(msg=str(exc))
-    evidence = Evidence({"unit": params["unit"], "url": params["endpoint"].rstrip("/")})
+    evidence = Evidence(words(params))
     result: dict[str, t.Any] = verify_engine(params, host, key, evidence) | outcome(evidence)
     if evidence.first_failure:
         module.fail_json(msg=evidence.message(), **result)

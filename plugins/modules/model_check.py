@@ -85,8 +85,7 @@ checks:
       description: What was there.
       type: str
     failure:
-      description:
-        - V(chat-template-missing), V(chat-template-token-missing), V(parser-unknown), V(parser-not-for-tokenizer), or empty.
+      description: Identifier of the failure, as in C(docs/failures.md). Empty unless RV(checks[].status) is V(fail).
       type: str
     cause:
       description: The likely cause, where it did not pass.
@@ -94,6 +93,11 @@ checks:
     remedy:
       description: What to do about it, where it did not pass.
       type: str
+failure:
+  description: Identifier of the first failure.
+  returned: failure
+  type: str
+  sample: chat-template-missing
 path:
   description: The directory that was looked at.
   returned: always
@@ -229,7 +233,7 @@ def main() -> None:
     )
     if model.reasons:
         text = f"vLLM cannot serve the model at {path}. {model.reasons}"
-        module.fail_json(msg=text, path=path, **model.result())
+        module.fail_json(msg=text, failure=model.failure, path=path, **model.result())
     module.exit_json(changed=False, path=path, **model.result())
 
 

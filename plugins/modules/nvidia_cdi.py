@@ -50,6 +50,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+failure:
+  description: Identifier of the failure, as in C(docs/failures.md).
+  returned: when a program of the toolkit fails
+  type: str
+  sample: cdi-not-refreshed
 checks:
   description: Everything looked at, in order, also when the module fails.
   returned: when O(state=present)
@@ -69,7 +74,7 @@ checks:
       description: What is there.
       type: str
     failure:
-      description: Name of the known failure, which has a page under C(docs/failures); empty where there is none.
+      description: Identifier of the failure, as in C(docs/failures.md); empty where there is none.
       type: str
     cause:
       description: Why it is not right.
@@ -93,8 +98,11 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import (
+    Check,
+    messages,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.cdi import (
     EVERY_CARD,
     SPECIFICATIONS,
@@ -102,6 +110,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.cdi import (
     judge_container,
     judge_devices,
     judge_docker,
+    judge_specification,
     read_specification,
     staleness,
 )
@@ -161,20 +170,12 @@ class Toolkit:
         answer = self.call(*argv)
         if answer is None or not answer.ok:
             said = answer.stderr.strip() if answer else "there is no such program"
-            self.module.fail_json(
-                msg=f"'{' '.join(argv)}' failed: {said} 'journalctl -u {UNITS[1]}' says more."
-                " Is nvidia-container-toolkit 1.18 or newer installed?"
-            )
+            known = describe("cdi-not-refreshed", cause=f"`{' '.join(argv)}` failed: {said}.")
+            self.module.fail_json(msg=known.message(), failure=known.id)
 
     def checks(self, stale: str) -> list[Check]:
         """Look at what came of it: the specification, its devices, Docker, a container."""
-        expected = "a CDI specification for the installed driver"
-        known = FAILURES["container-toolkit-missing"]
-        found = [
-            Check("specification", "fail", expected, stale, known.id, known.cause, known.remedy)
-            if stale
-            else Check("specification", "pass", expected, "it is there")
-        ]
+        found = [judge_specification(stale)]
         listed = self.call("nvidia-ctk", "cdi", "list")
         found.append(judge_devices(listed.stdout if listed else ""))
         info = self.call("docker", "info", "--format", "{{json .}}")
@@ -222,9 +223,9 @@ def main() -> None:
         "checks": [dataclasses.asdict(check) for check in checks],
         "docker_reads_cdi": docker,
     }
-    wrong = [c for c in checks if c.status == "fail" and c.name != "docker"]
+    wrong = messages(check for check in checks if check.name != "docker")
     if wrong:
-        module.fail_json(msg=" ".join(f"{c.cause} {c.remedy}" for c in wrong), **result)
+        module.fail_json(msg=wrong, **result)
     module.exit_json(**result)
 
 

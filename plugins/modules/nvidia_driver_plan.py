@@ -232,14 +232,13 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import page
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import messages
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import state as reader
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.archive import (
     Archive,
     consult,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import (
-    Finding,
     Request,
     Seen,
     Verdict,
@@ -332,11 +331,6 @@ def as_result(seen: Seen, verdict: Verdict, room: list[Check]) -> dict[str, t.An
     }
 
 
-def say(finding: Finding) -> str:
-    """Put a failure into one sentence, with the page that says more."""
-    return f"{finding.cause} {finding.remedy} ({page(finding.failure)})"
-
-
 def main() -> None:
     """Read, reason, and say all that is wrong at once."""
     module = AnsibleModule(
@@ -392,10 +386,9 @@ def main() -> None:
     if params["min_ram_gib"]:
         room.append(reader.check_ram(host, params["min_ram_gib"]))
     result = as_result(seen, verdict, room)
-    wrong = [say(finding) for finding in verdict.failures]
-    wrong += [f"{check.cause} {check.remedy}" for check in room if check.status == "fail"]
+    wrong = messages([*verdict.findings, *room])
     if wrong:
-        module.fail_json(msg="\n".join(wrong), **result)
+        module.fail_json(msg=wrong, **result)
     module.exit_json(**result)
 
 

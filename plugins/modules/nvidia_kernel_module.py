@@ -44,8 +44,8 @@ signer:
   type: str
   sample: Canonical Ltd. Kernel Module Signing
 failure:
-  description: Name of the known failure, which has a page under C(docs/failures).
-  returned: when the kernel refuses the module for a known reason
+  description: Identifier of the failure, as in C(docs/failures.md).
+  returned: when the kernel refuses the module
   type: str
   sample: module-key-rejected
 """
@@ -53,10 +53,11 @@ failure:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import (
-    explain,
-    page,
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    Explanation,
+    describe,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.complaints import explain
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import (
     read_loaded,
     read_running_kernel,
@@ -64,23 +65,24 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.state import 
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import kernel_host
 
 
-def cause_of(complaint: str, kernel: str, signer: str) -> tuple[str, str]:
-    """Say in plain words why modprobe failed, and which known failure that is (empty: none)."""
+def explained(complaint: str, kernel: str, signer: str) -> Explanation:
+    """Name the failure behind modprobe's complaint."""
     if "No such device" in complaint:
-        cause = (
-            "The kernel accepted the NVIDIA module, and the module found no card that it can drive."
-            " The card is missing, handed to a virtual machine, or not known to this driver;"
-            " 'sudo dmesg | grep -i nvrm' names the reason."
+        return describe(
+            "gpu-missing",
+            cause="The kernel accepted the NVIDIA module, and the module found no card that it can"
+            " drive. The card is missing, handed to a virtual machine, or not known to this driver;"
+            " `sudo dmesg | grep -i nvrm` names the reason.",
         )
-        return cause, "gpu-missing"
-    known = explain(complaint)
-    if known is None:
-        return f"Kernel {kernel} does not load the NVIDIA module: {complaint}", ""
-    cause = known.cause
-    if known.id == "module-key-rejected":
+    failure = explain(complaint)
+    if failure is None:
+        cause = f"Kernel {kernel} does not load the NVIDIA module: {complaint}."
+        return describe("driver-not-loaded", cause=cause)
+    if failure == "module-key-rejected":
         signed = f"signed by {signer}" if signer else "not signed"
-        cause = f"It enforces signatures, and refuses the NVIDIA module, which is {signed}."
-    return f"Kernel {kernel}: {cause} {known.remedy}", known.id
+        cause = f"Kernel {kernel} enforces signatures, and the NVIDIA module is {signed}."
+        return describe(failure, cause=cause)
+    return describe(failure, cause=f"Kernel {kernel}: {describe(failure).cause}")
 
 
 def main() -> None:
@@ -96,10 +98,9 @@ def main() -> None:
         module.exit_json(changed=True, **result)
     status, out, err = module.run_command(["modprobe", "nvidia"])
     if status:
-        cause, failure = cause_of((out + err).strip(), kernel, result["signer"])
-        see = f" ({page(failure)})" if failure else ""
+        known = explained((out + err).strip(), kernel, result["signer"])
         module.fail_json(
-            msg=f"{cause}{see}", failure=failure, rc=status, stdout=out, stderr=err, **result
+            msg=known.message(), failure=known.id, rc=status, stdout=out, stderr=err, **result
         )
     result["version"] = read_loaded(host).nvidia
     module.exit_json(changed=True, **result)

@@ -103,7 +103,7 @@ checks:
       seen: no model
       failure: web-no-model
       cause: Open WebUI cannot reach the engine, or asks it with another key.
-      remedy: journalctl -u sparerig-open-webui -n 100; journalctl -u sparerig-vllm -n 100
+      remedy: "`systemctl status sparerig-vllm`; `sudo journalctl -u sparerig-open-webui -n 100`; `grep OPENAI_API_BASE /etc/sparerig/sparerig-open-webui.env`."
   contains:
     name:
       description: What was checked.
@@ -122,7 +122,7 @@ checks:
       type: str
       returned: always
     failure:
-      description: Stable name of the failure. Empty unless RV(checks[].status) is V(fail).
+      description: Identifier of the failure, as in C(docs/failures.md). Empty unless RV(checks[].status) is V(fail).
       type: str
       returned: always
     cause:
@@ -141,7 +141,7 @@ report:
   sample:
     - "pass     web_page  Open WebUI 0.12.4"
 failure:
-  description: Stable name of the first failure. Empty when there was none.
+  description: Identifier of the first failure, as in C(docs/failures.md). Empty when there was none.
   returned: always
   type: str
   sample: web-no-model
@@ -215,13 +215,7 @@ def main() -> None:
     if account.password:
         module.no_log_values.add(account.password)
     probe = params["document_probe"] and not module.check_mode
-    evidence = Evidence(
-        {
-            "unit": params["engine_unit"],
-            "web_unit": params["unit"],
-            "web_url": params["url"].rstrip("/"),
-        }
-    )
+    evidence = Evidence({"unit": params["engine_unit"], "web_unit": params["unit"]})
     expectations = PageExpectations(params["model"], params["document_timeout"] if probe else None)
     version = verify_page(account, expectations, evidence, Deadline(params["deadline"]))
     result = {"version": version or "", **outcome(evidence)}

@@ -101,7 +101,7 @@ checks:
       description: What was.
       type: str
     failure:
-      description: Stable name of the failure.
+      description: Identifier of the failure, as in C(docs/failures.md).
       type: str
     cause:
       description: The likely cause of a failure.

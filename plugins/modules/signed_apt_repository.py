@@ -93,7 +93,7 @@ changed_paths:
   type: list
   elements: str
 failure:
-  description: Name of the known failure, which has a page under C(docs/failures).
+  description: Identifier of the failure, as in C(docs/failures.md).
   returned: when it fails for a known reason
   type: str
   sample: conflicting-signed-by
@@ -105,10 +105,8 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import (
-    explain,
-    page,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.complaints import explain
 from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import (
     read_apt_sources,
     same_repository,
@@ -188,13 +186,14 @@ def refuse_conflicts(module: AnsibleModule, source: Path) -> None:
     """Stop where another file names the same repository: apt would refuse all lists."""
     for other in read_apt_sources(LocalHost()):
         if other.file != str(source) and same_repository(other.uri, module.params["uri"]):
-            module.fail_json(
-                msg=f"{other.file} already names the repository {other.uri}, with"
+            known = describe(
+                "conflicting-signed-by",
+                {"file": other.file},
+                cause=f"{other.file} already names the repository {other.uri}, with"
                 f" {other.signed_by or 'no key of its own'}; a second file with another key makes"
-                f" apt refuse all lists. Remove it ('sudo rm {other.file}') and run again."
-                f" ({page('conflicting-signed-by')})",
-                failure="conflicting-signed-by",
+                " apt refuse all lists.",
             )
+            module.fail_json(msg=known.message(), failure=known.id)
 
 
 def refuse_shared_host(module: AnsibleModule, source: Path) -> None:
@@ -222,13 +221,13 @@ def refresh(module: AnsibleModule, source: Path) -> None:
         ]
     )  # fmt: skip
     if status:
-        known = explain(out + err)
+        known = describe(explain(out + err) or "repository-unreadable")
         source.unlink()
-        module.fail_json(
-            msg=f"apt cannot read {module.params['uri']}, so it was taken out again:"
-            f" {(err or out).strip()}" + (f" ({page(known.id)})" if known else ""),
-            failure=known.id if known else "",
+        said = (
+            f"apt could not read {module.params['uri']}, so it was taken out again: "
+            f"{(err or out).strip()}"
         )
+        module.fail_json(msg=known.message(said), failure=known.id)
 
 
 def has_list(uri: str) -> bool:

@@ -63,7 +63,7 @@ def test_a_hung_engine_is_noticed_and_restarted(rig: Rig) -> None:
     container = rig.container(ENGINE)
     rig.root(f"docker pause {ENGINE}")
     rig.wait_until_active(ENGINE, but_not=container)
-    assert "it hangs: " in rig.journal(ENGINE)
+    assert "(engine-hung): It hangs: " in rig.journal(ENGINE)
 
 
 def test_a_failed_start_says_why(rig: Rig) -> None:
@@ -73,7 +73,7 @@ def test_a_failed_start_says_why(rig: Rig) -> None:
         rig.root(f'sed -i \'s/"--max-model-len"/"--max-model-lon"/\' {config}')
         assert rig.host.run(f"sudo systemctl restart {ENGINE}").rc != 0
         status = rig.host.run(f"systemctl status --no-pager {ENGINE}").stdout
-        assert "the container ended with exit status 2" in status
+        assert "(service-ended): the container ended with exit status 2" in status
         assert "--max-model-lon" in status
     finally:
         rig.root(f"mv /root/kept.json {config}")

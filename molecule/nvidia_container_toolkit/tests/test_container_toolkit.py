@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import explain
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.complaints import explain
 
 if t.TYPE_CHECKING:
     import subprocess
@@ -92,7 +92,7 @@ def test_a_daemon_reload_takes_a_card_away_that_docker_does_not_know_of(rig: Rig
     assert there.startswith("GPU 0: NVIDIA GeForce RTX 3060")
     failure = explain(lost)
     assert failure, lost
-    assert failure.id == "gpu-lost-after-daemon-reload"
+    assert failure == "gpu-lost-after-daemon-reload"
 
 
 def test_the_specification_comes_back_with_a_boot(rig: Rig) -> None:

@@ -12,7 +12,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     OF_INTEREST,
     NoModuleError,
@@ -24,12 +25,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages impo
     kernel_metas,
     transitional,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import (
-    FIRST_SERIES,
-    Finding,
-    failed,
-    passed,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.preflight import FIRST_SERIES
 from ansible_collections.sparerig.llm.plugins.module_utils._host.apt import parse_stanzas
 
 if t.TYPE_CHECKING:
@@ -72,7 +68,7 @@ class Archive:
         if answer is None:
             raise AptError(f"there is no program {argv[0]}")
         if not answer.ok:
-            raise AptError(f"'{' '.join(argv)}' ended with {answer.rc}: {answer.stderr.strip()}")
+            raise AptError(f"`{' '.join(argv)}` ended with {answer.rc}: {answer.stderr.strip()}")
         return answer.stdout
 
     def offer(self, names: Sequence[str]) -> Offer:
@@ -166,13 +162,13 @@ def consult(verdict: Verdict, seen: Seen, request: Request, archive: ArchiveView
     return _with(verdict, wish, finding, plan)
 
 
-def _with(verdict: Verdict, wish: Wish, finding: Finding, plan: Plan | None = None) -> Verdict:
+def _with(verdict: Verdict, wish: Wish, finding: Check, plan: Plan | None = None) -> Verdict:
     return replace(
         verdict, findings=[*verdict.findings, finding], wish=wish, plan=plan or verdict.plan
     )
 
 
-def _judge_branch(wish: Wish, offer: Offer) -> Finding:
+def _judge_branch(wish: Wish, offer: Offer) -> Check:
     """Tell whether the archive has the wanted branch, and not only its name."""
     name, expected = "branch", f"driver branch {wish.branch} in the archive"
     package = offer.packages.get(wish.userland[0])
@@ -182,19 +178,23 @@ def _judge_branch(wish: Wish, offer: Offer) -> Finding:
             for other in offer.names
             if (match := re.fullmatch(r"nvidia-headless-no-dkms-(\d+)-server(-open)?", other))
         }
-        branches = ", ".join(sorted(found)) or "none: 'sudo apt-get update' first"
-        return failed(name, "branch-unknown", expected, f"branches {branches}").because(
-            f"The archive has no package {wish.userland[0]}.",
-            f"Set nvidia_driver_branch to one of these: {branches}.",
+        branches = ", ".join(sorted(found)) or "none: `sudo apt-get update` first"
+        failure = describe(
+            "branch-unknown",
+            cause=f"The archive has no package {wish.userland[0]}.",
+            advice=f"Set nvidia_driver_branch to one of these: {branches}.",
         )
+        return Check.failed(name, failure, expected=expected, seen=f"branches {branches}")
     real = transitional(package, wish.branch)
     if real:
         shown = f"{package.name} {package.version} installs branch {real}"
-        return failed(name, "branch-transitional", expected, shown).because(
-            f"The archive ended branch {wish.branch}: {shown}.",
-            f"Set nvidia_driver_branch: '{real}'.",
+        failure = describe(
+            "branch-transitional",
+            cause=f"The archive ended branch {wish.branch}: {shown}.",
+            advice=f"Set nvidia_driver_branch: '{real}'.",
         )
-    return passed(name, expected, f"{package.name} {package.version}")
+        return Check.failed(name, failure, expected=expected, seen=shown)
+    return Check.passed(name, expected=expected, seen=f"{package.name} {package.version}")
 
 
 def _first_delivered(
@@ -203,7 +203,7 @@ def _first_delivered(
     request: Request,
     archive: ArchiveView,
     ways: Sequence[Candidate],
-) -> tuple[Finding, Plan]:
+) -> tuple[Check, Plan]:
     """Take the first way whose files the archive has, every one."""
     expected = "every file that the packages are made of"
     unsent: list[str] = []
@@ -233,14 +233,18 @@ def _first_delivered(
             install=missing,
             boots=way.boots,
         )
-        return passed("archive", expected, shown), plan
+        return Check.passed("archive", expected=expected, seen=shown), plan
     if refused and not unsent:
         raise refused
-    return failed("archive", "archive-incomplete", expected, f"missing: {_short(unsent)}").because(
-        "The archive lists packages that it can't send: "
-        f"{_short(unsent)}. Without them the kernel that boots next would have no NVIDIA module.",
-        f"Wait some hours and run again, or use another mirror{_other_kernel(verdict, seen)}.",
-    ), verdict.plan
+    failure = describe(
+        "archive-incomplete",
+        cause=f"The archive lists packages that it can't send: {_short(unsent)}."
+        " Without them the kernel that boots next would have no NVIDIA module.",
+        advice="Wait some hours and run again, or use another mirror"
+        f"{_other_kernel(verdict, seen)}.",
+    )
+    shown = f"missing: {_short(unsent)}"
+    return Check.failed("archive", failure, expected=expected, seen=shown), verdict.plan
 
 
 def _other_kernel(verdict: Verdict, seen: Seen) -> str:
@@ -257,18 +261,18 @@ def _short(urls: Sequence[str]) -> str:
     return ", ".join(names[:2]) + more
 
 
-def _no_module(error: NoModuleError, seen: Seen) -> Finding:
-    return failed(
-        "archive", "kernel-without-module", f"{error.package} in the archive", "not there"
-    ).because(
-        f"Kernel {error.kernel} would boot next, and the archive has no {error.package}.",
-        f"Install one of Ubuntu's own kernels ('sudo apt-get install"
-        f" linux-image-generic-hwe-{seen.ubuntu}'), remove {error.kernel}, and run again;"
+def _no_module(error: NoModuleError, seen: Seen) -> Check:
+    failure = describe(
+        "kernel-without-module",
+        cause=f"Kernel {error.kernel} would boot next, and the archive has no {error.package}.",
+        advice=f"Install one of Ubuntu's own kernels (`sudo apt-get install"
+        f" linux-image-generic-hwe-{seen.ubuntu}`), remove {error.kernel}, and run again;"
         " or have the module built on the host with nvidia_driver_dkms: true.",
     )
+    expected = f"{error.package} in the archive"
+    return Check.failed("archive", failure, expected=expected, seen="not there")
 
 
-def _apt_complains(error: AptError) -> Finding:
-    return failed("archive", "archive-incomplete", "an answer from apt", str(error)).because(
-        str(error), f"Mend what apt names; {FAILURES['archive-incomplete'].remedy}"
-    )
+def _apt_complains(error: AptError) -> Check:
+    failure = describe("archive-incomplete", cause=f"{error}.")
+    return Check.failed("archive", failure, expected="an answer from apt", seen=str(error))

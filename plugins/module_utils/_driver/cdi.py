@@ -11,10 +11,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import (
-    FAILURES,
-    explain,
-)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
+from ansible_collections.sparerig.llm.plugins.module_utils._driver.complaints import explain
 
 if t.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,44 +73,39 @@ def docker_reads_cdi(answer: Answer | None) -> bool | None:
     return bool(info.get("CDISpecDirs"))
 
 
+def judge_specification(stale: str) -> Check:
+    """Judge whether the specification is up to date, from what ``staleness`` says."""
+    name, expected = "specification", "a CDI specification for the installed driver"
+    if stale:
+        return Check.failed(name, "container-toolkit-missing", expected=expected, seen=stale)
+    return Check.passed(name, expected=expected, seen="it is there")
+
+
 def judge_container(image: str, answer: Answer) -> Check:
     """Judge what a container with the card said when asked for its cards."""
     name, expected = "container", f"nvidia-smi -L lists a card in a container of {image}"
     said = (answer.stdout + answer.stderr).strip()
     if answer.ok and re.search(r"^GPU \d+: ", answer.stdout, re.MULTILINE):
-        return Check(name, "pass", expected, answer.stdout.strip())
-    known = explain(said)
-    cause = known.cause if known else f"The container ended with {answer.rc} and said: {said}"
-    remedy = (
-        known.remedy
-        if known
-        else f"Try it by hand: 'docker run --rm --device {EVERY_CARD} --entrypoint nvidia-smi"
-        f" {image} -L'."
-    )
-    return Check(name, "fail", expected, said, known.id if known else "", cause, remedy)
+        return Check.passed(name, expected=expected, seen=answer.stdout.strip())
+    unknown = f"The container ended with {answer.rc} and said: {said}"
+    failure = explain(said) or describe("gpu-container-failed", {"image": image}, cause=unknown)
+    return Check.failed(name, failure, expected=expected, seen=said)
 
 
 def judge_docker(reads_cdi: bool | None) -> Check:  # noqa: FBT001
     """Judge whether Docker takes CDI devices."""
     expected = "Docker reads CDI specifications"
     if reads_cdi is None:
-        return Check("docker", "unknown", expected, "Docker does not answer")
+        return Check.unknown("docker", expected=expected, seen="Docker does not answer")
     if reads_cdi:
-        return Check("docker", "pass", expected, "it does")
-    return Check(
-        "docker",
-        "fail",
-        expected,
-        "it does not",
-        cause="CDI is off in this Docker: before 28.2 it has to be switched on.",
-        remedy='Add "features": {"cdi": true} to /etc/docker/daemon.json, and restart Docker.',
-    )
+        return Check.passed("docker", expected=expected, seen="it does")
+    return Check.failed("docker", "docker-without-cdi", expected=expected, seen="it does not")
 
 
 def judge_devices(listed: str) -> Check:
     """Judge what ``nvidia-ctk cdi list`` names."""
-    known = FAILURES["container-toolkit-missing"]
     if EVERY_CARD in listed.split():
-        return Check("devices", "pass", EVERY_CARD, " ".join(re.findall(r"nvidia\.com\S+", listed)))
+        shown = " ".join(re.findall(r"nvidia\.com\S+", listed))
+        return Check.passed("devices", expected=EVERY_CARD, seen=shown)
     seen = listed.strip() or "none"
-    return Check("devices", "fail", EVERY_CARD, seen, known.id, known.cause, known.remedy)
+    return Check.failed("devices", "container-toolkit-missing", expected=EVERY_CARD, seen=seen)

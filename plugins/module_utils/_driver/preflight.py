@@ -9,10 +9,10 @@ Each function looks at one thing and returns one finding; none of them reads the
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.host_failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.compatibility import (
     ModulesConflictError,
     UnknownImageError,
@@ -105,45 +105,16 @@ class Seen:
         return version if name == "ubuntu" and version in FIRST_SERIES else ""
 
 
-@dataclass(frozen=True)
-class Finding(Check):
-    """A check that can be explained more exactly than the table of failures does in general."""
-
-    def because(self, cause: str = "", remedy: str = "") -> Finding:
-        """Say what causes it here, and what fixes it here."""
-        return replace(self, cause=cause or self.cause, remedy=remedy or self.remedy)
-
-
-def passed(name: str, expected: str, seen: str) -> Finding:
-    """Record that something is as it has to be."""
-    return Finding(name, "pass", expected, seen)
-
-
-def unsure(name: str, expected: str, seen: str) -> Finding:
-    """Record something that could not be told, or that does no harm yet."""
-    return Finding(name, "unknown", expected, seen)
-
-
-def skipped(name: str, why: str) -> Finding:
-    """Record that there was nothing to look at."""
-    return Finding(name, "skipped", seen=why)
-
-
-def failed(name: str, failure: str, expected: str, seen: str) -> Finding:
-    """Record a known failure, explained in its own words."""
-    known = FAILURES[failure]
-    return Finding(name, "fail", expected, seen, failure, known.cause, known.remedy)
-
-
-def judge_cards(seen: Seen) -> Finding:
+def judge_cards(seen: Seen) -> Check:
     """Look for a card, and name it."""
     expected = "an NVIDIA card on the PCI bus"
     if not seen.cards:
-        return failed("card", "gpu-missing", expected, "none")
-    return passed("card", expected, "; ".join(card.label for card in seen.cards))
+        return Check.failed("card", "gpu-missing", expected=expected, seen="none")
+    shown = "; ".join(card.label for card in seen.cards)
+    return Check.passed("card", expected=expected, seen=shown)
 
 
-def judge_card_age(seen: Seen, request: Request) -> Finding:
+def judge_card_age(seen: Seen, request: Request) -> Check:
     """Compare the cards with the driver branch, and with what the image has code for."""
     try:
         needs = image_needs(request.image) if request.image else None
@@ -154,51 +125,58 @@ def judge_card_age(seen: Seen, request: Request) -> Finding:
     for card in seen.cards:
         has = f"{card.label} has compute capability {show_version(card.capability)}"
         if request.managed and not branch_drives(request.branch, card):
-            return failed(
-                "card-age", "card-too-old", f"a card that driver branch {request.branch} knows", has
-            ).because(
-                cause=f"{card.generation.name} cards end with branch {card.generation.last_branch},"
+            last = card.generation.last_branch
+            failure = describe(
+                "card-too-old",
+                cause=f"{card.generation.name} cards end with branch {last},"
                 f" and branch {request.branch} is wanted.",
-                remedy=FAILURES["card-too-old"].remedy
+                advice=""
                 if card.capability < capability
-                else f"Set nvidia_driver_branch: '{card.generation.last_branch}'.",
+                else f"Set nvidia_driver_branch: '{last}'.",
             )
+            known = f"a card that driver branch {request.branch} knows"
+            return Check.failed("card-age", failure, expected=known, seen=has)
         if card.capability < capability:
-            return failed("card-age", "card-too-old", expected, has)
+            return Check.failed("card-age", "card-too-old", expected=expected, seen=has)
     note = "".join(
         f"; {card.name} computes bfloat16 models as float16 (--dtype half)"
         for card in seen.cards
         if card.capability < BFLOAT16_CAPABILITY
     )
-    return passed("card-age", expected, ", ".join(map(_capability, seen.cards)) + note)
+    shown = ", ".join(map(_capability, seen.cards)) + note
+    return Check.passed("card-age", expected=expected, seen=shown)
 
 
 def _capability(card: PciCard) -> str:
     return f"{card.name} has {show_version(card.capability)}"
 
 
-def judge_image(seen: Seen, request: Request) -> Finding:
+def judge_image(seen: Seen, request: Request) -> Check:
     """Compare the CUDA version that the image needs with what the driver offers."""
     name = "driver-for-image"
     if not request.image:
-        return skipped(name, "no image was named")
+        return Check.skipped(name, "no image was named")
     try:
         needs = image_needs(request.image)
     except UnknownImageError as error:
-        return unsure(name, "an image whose CUDA version is known", f"{error}").because(
-            "Only vLLM's own release tags say which CUDA version they need.",
-            "'docker image inspect IMAGE' shows CUDA_VERSION among the image's environment.",
+        return Check.unknown(
+            name,
+            expected="an image whose CUDA version is known",
+            seen=f"{error}",
+            cause="Only vLLM's own release tags say which CUDA version they need.",
+            remedy="`docker image inspect IMAGE` shows CUDA_VERSION among the image's environment.",
         )
     if needs is None:
-        return skipped(name, f"{request.image} runs on the CPU")
+        return Check.skipped(name, f"{request.image} runs on the CPU")
     driver = _judged_driver(seen, request)
     offered = cuda_of_driver(driver)
     expected = f"CUDA {show_version(needs.cuda)}, which {request.image} is built for"
     shown = f"driver {driver or 'none'} offers CUDA {show_version(offered) if offered else 'none'}"
     if offered and offered >= needs.cuda:
-        return passed(name, expected, shown)
+        return Check.passed(name, expected=expected, seen=shown)
     if not driver:
-        return unsure(name, expected, "no driver").because("It is not ours to install.")
+        cause = "It is not ours to install."
+        return Check.unknown(name, expected=expected, seen="no driver", cause=cause)
     branch = branch_for_cuda(needs.cuda)
     geforce = [card.name for card in seen.cards if card.geforce]
     bridge = (
@@ -206,12 +184,14 @@ def judge_image(seen: Seen, request: Request) -> Finding:
         if geforce
         else ""
     )
-    return failed(name, "driver-too-old-for-image", expected, shown).because(
+    failure = describe(
+        "driver-too-old-for-image",
         cause=f"{request.image} needs CUDA {show_version(needs.cuda)} and the driver"
         f" ({driver}) offers {show_version(offered) if offered else 'less than 12.0'}.{bridge}",
-        remedy=f"Set nvidia_driver_branch: '{branch}', or choose a vLLM image that is built for"
+        advice=f"Set nvidia_driver_branch: '{branch}', or choose a vLLM image that is built for"
         f" CUDA {show_version(offered) if offered else '12'} or less.",
     )
+    return Check.failed(name, failure, expected=expected, seen=shown)
 
 
 def _judged_driver(seen: Seen, request: Request) -> str:
@@ -221,56 +201,55 @@ def _judged_driver(seen: Seen, request: Request) -> str:
     return seen.loaded.nvidia or seen.loaded.library
 
 
-def judge_system(seen: Seen) -> Finding:
+def judge_system(seen: Seen) -> Check:
     """Tell whether Canonical's modules exist for this system."""
     expected = "Ubuntu " + " or ".join(FIRST_SERIES)
     if seen.ubuntu:
-        return passed("system", expected, seen.system)
-    return failed("system", "system-unsupported", expected, seen.system)
+        return Check.passed("system", expected=expected, seen=seen.system)
+    return Check.failed("system", "system-unsupported", expected=expected, seen=seen.system)
 
 
-def judge_foreign(seen: Seen) -> Finding:
+def judge_foreign(seen: Seen) -> Check:
     """Refuse to install over a driver of another origin."""
-    expected = "a driver from Ubuntu's archive, or none"
+    name, expected = "driver-origin", "a driver from Ubuntu's archive, or none"
     if not seen.foreign:
-        return passed("driver-origin", expected, "no other")
-    return failed(
-        "driver-origin",
+        return Check.passed(name, expected=expected, seen="no other")
+    failure = describe(
         "foreign-driver",
-        expected,
-        "; ".join(f"{one.origin}: {one.what}" for one in seen.foreign),
-    ).because(
         cause=f"A driver from {' and from '.join(one.origin for one in seen.foreign)} is installed;"
         " two drivers overwrite each other's files.",
-        remedy="; ".join(one.remedy for one in seen.foreign) + ". Then run again.",
+        advice="; ".join(one.remedy for one in seen.foreign) + ". Then run again.",
     )
+    shown = "; ".join(f"{one.origin}: {one.what}" for one in seen.foreign)
+    return Check.failed(name, failure, expected=expected, seen=shown)
 
 
-def judge_docker(seen: Seen) -> Finding:
+def judge_docker(*, snap: bool) -> Check:
     """Refuse Docker from snap."""
-    if not seen.snap_docker:
-        return passed("docker", "no Docker from snap", "none")
-    return failed("docker", "docker-from-snap", "no Docker from snap", "/snap/bin/docker")
+    expected = "no Docker from snap"
+    if not snap:
+        return Check.passed("docker", expected=expected, seen="none")
+    return Check.failed("docker", "docker-from-snap", expected=expected, seen="/snap/bin/docker")
 
 
-def judge_sources(seen: Seen) -> Finding:
+def judge_sources(seen: Seen) -> Check:
     """Look for files that make apt refuse all its lists."""
-    expected = "one key for each of NVIDIA's repositories"
+    name, expected = "apt-sources", "one key for each of NVIDIA's repositories"
     pairs = conflicting_sources(seen.sources)
     if not pairs:
-        return passed("apt-sources", expected, "no conflict")
+        return Check.passed(name, expected=expected, seen="no conflict")
     first, second = pairs[0]
-    return failed(
-        "apt-sources",
+    failure = describe(
         "conflicting-signed-by",
-        expected,
-        f"{first.uri} in {first.file} ({first.signed_by or 'no key named'})"
-        f" and in {second.file} ({second.signed_by or 'no key named'})",
-    ).because(
+        {"file": _older(first, second)},
         cause=f"{first.file} and {second.file} give {first.uri} different keys, and apt refuses"
         " to read any list because of that.",
-        remedy=f"Keep one of the two: 'sudo rm {_older(first, second)}'. Then run again.",
     )
+    shown = (
+        f"{first.uri} in {first.file} ({first.signed_by or 'no key named'})"
+        f" and in {second.file} ({second.signed_by or 'no key named'})"
+    )
+    return Check.failed(name, failure, expected=expected, seen=shown)
 
 
 def _older(first: AptSource, second: AptSource) -> str:
@@ -278,148 +257,132 @@ def _older(first: AptSource, second: AptSource) -> str:
     return second.file if "sparerig" in first.file else first.file
 
 
-def judge_lock(seen: Seen, timeout: float) -> Finding:
+def judge_lock(seen: Seen, timeout: float) -> Check:
     """Say who kept apt busy, and for how long."""
-    expected = "apt's lock free"
+    name, expected = "apt-lock", "apt's lock free"
     if seen.lock_holder and seen.lock_waited >= timeout:
-        return failed(
-            "apt-lock",
-            "apt-locked",
-            expected,
-            f"held by {seen.lock_holder} for {seen.lock_waited:.0f} s",
-        ).because(remedy=f"Wait until {seen.lock_holder} has ended, then run again.")
-    if seen.lock_holder:
-        waited = f"free after {seen.lock_waited:.0f} s; {seen.lock_holder} had it"
-        return passed("apt-lock", expected, waited)
-    return passed("apt-lock", expected, "free")
+        advice = f"Wait until {seen.lock_holder} has ended, then run again."
+        shown = f"held by {seen.lock_holder} for {seen.lock_waited:.0f} s"
+        failure = describe("apt-locked", advice=advice)
+        return Check.failed(name, failure, expected=expected, seen=shown)
+    waited = f"free after {seen.lock_waited:.0f} s; {seen.lock_holder} had it"
+    return Check.passed(name, expected=expected, seen=waited if seen.lock_holder else "free")
 
 
-def judge_holds(seen: Seen, wish: Wish) -> Finding:
+def judge_holds(seen: Seen, wish: Wish) -> Check:
     """Look for somebody else's hold on a package that has to change."""
-    expected = "no hold on what has to change"
+    name, expected = "held-packages", "no hold on what has to change"
     blocking = [name for name in leftovers(seen.packages, wish) if seen.packages[name].held]
     if seen.ours or not blocking:
-        return passed("held-packages", expected, "none" if not seen.ours else "only ours")
-    names = " ".join(blocking)
-    return failed("held-packages", "held-package", expected, names).because(
-        cause=f"{names} would have to be removed for branch {wish.branch}, and is on hold.",
-        remedy=f"'sudo apt-mark unhold {names}', then run again.",
+        shown = "only ours" if seen.ours else "none"
+        return Check.passed(name, expected=expected, seen=shown)
+    packages = " ".join(blocking)
+    failure = describe(
+        "held-package",
+        {"packages": packages},
+        cause=f"{packages} would have to be removed for branch {wish.branch}, and is on hold.",
     )
+    return Check.failed(name, failure, expected=expected, seen=packages)
 
 
-def judge_secure_boot(seen: Seen, wish: Wish) -> Finding:
+def judge_secure_boot(seen: Seen, wish: Wish) -> Check:
     """Under Secure Boot only Canonical's modules load, or those whose key the owner enrolled."""
+    name = "secure-boot"
     state = {True: "on", False: "off", None: "not known"}[seen.secure_boot]
     if not wish.dkms:
-        return passed("secure-boot", "on or off: Canonical signed the modules", state)
+        expected = "on or off: Canonical signed the modules"
+        return Check.passed(name, expected=expected, seen=state)
     if not seen.secure_boot:
-        return passed("secure-boot", "off, for modules built on the host", state)
+        return Check.passed(name, expected="off, for modules built on the host", seen=state)
     if seen.key_enrolled:
-        return passed("secure-boot", "the host's own key enrolled", "on, key enrolled")
-    return failed(
-        "secure-boot",
+        enrolled = "on, key enrolled"
+        return Check.passed(name, expected="the host's own key enrolled", seen=enrolled)
+    return Check.failed(
+        name,
         "module-key-rejected",
-        "the host's own key enrolled, for modules built on the host",
-        "Secure Boot is on, key /var/lib/shim-signed/mok/MOK.der is not enrolled",
+        expected="the host's own key enrolled, for modules built on the host",
+        seen="Secure Boot is on, key /var/lib/shim-signed/mok/MOK.der is not enrolled",
     )
 
 
-def judge_kernel(seen: Seen, wish: Wish, *, needed: bool) -> Finding:
+def judge_kernel(seen: Seen, wish: Wish, *, needed: bool) -> Check:
     """Look whether the kernel that boots next has its module."""
     name = "kernel-module"
     boots = ([seen.kernel] if not kernels(seen.packages) else kernels(seen.packages))[-1]
     package = wish.modules_for(boots)
     expected = f"{package}, for the kernel that boots next"
     if wish.dkms:
-        return unsure(name, "modules built by DKMS", f"kernel {boots} boots next")
+        shown = f"kernel {boots} boots next"
+        return Check.unknown(name, expected="modules built by DKMS", seen=shown)
     if installed(seen.packages, package):
-        return passed(name, expected, f"{package} {seen.packages[package].version}")
+        shown = f"{package} {seen.packages[package].version}"
+        return Check.passed(name, expected=expected, seen=shown)
     if not needed:
-        return unsure(name, expected, "not installed yet")
-    return failed(name, "kernel-without-module", expected, "not installed").because(
-        cause=f"Kernel {boots} boots next and its package {package} is not installed."
-    )
+        return Check.unknown(name, expected=expected, seen="not installed yet")
+    cause = f"Kernel {boots} boots next and its package {package} is not installed."
+    failure = describe("kernel-without-module", cause=cause)
+    return Check.failed(name, failure, expected=expected, seen="not installed")
 
 
-def judge_loaded(seen: Seen, *, needed: bool) -> list[Finding]:
+def judge_loaded(seen: Seen, *, needed: bool) -> list[Check]:
     """Look at what the kernel has loaded: needed after the installation, only told before it."""
-    findings = []
+    checks = []
     loaded = seen.loaded
     if loaded.nouveau:
-        found = failed("nouveau", "nouveau-loaded", "not loaded", "loaded")
-        findings.append(found if needed else _not_yet(found))
+        found = Check.failed("nouveau", "nouveau-loaded", expected="not loaded", seen="loaded")
+        checks.append(found if needed else found.not_yet())
     else:
-        findings.append(passed("nouveau", "not loaded", "not loaded"))
+        checks.append(Check.passed("nouveau", expected="not loaded", seen="not loaded"))
+    name, expected = "driver-versions", "one version"
     if loaded.mismatched:
-        found = failed(
-            "driver-versions",
+        failure = describe(
             "driver-library-mismatch",
-            "one version",
-            f"kernel module {loaded.nvidia}, libraries {loaded.library}",
-        ).because(
             cause=f"Kernel module {loaded.nvidia} is loaded and the libraries are"
             f" {loaded.library}: the packages were changed and the PC was not rebooted since."
-            " Containers that run already go on working; the next one that starts fails."
+            " Containers that run already go on working; the next one that starts fails.",
         )
-        findings.append(found if needed else _not_yet(found))
+        shown = f"kernel module {loaded.nvidia}, libraries {loaded.library}"
+        found = Check.failed(name, failure, expected=expected, seen=shown)
+        checks.append(found if needed else found.not_yet())
     elif needed and not loaded.nvidia:
-        findings.append(
-            failed(
-                "driver-versions",
-                "kernel-without-module",
-                "the NVIDIA kernel module loaded",
-                f"not loaded in kernel {seen.kernel}",
-            ).because(
-                cause="The kernel has not loaded the NVIDIA module.",
-                remedy="'sudo modprobe nvidia' says why; 'sudo dmesg | grep -i nvrm' says more.",
-            )
-        )
+        shown = f"not loaded in kernel {seen.kernel}"
+        expected = "the NVIDIA kernel module loaded"
+        checks.append(Check.failed(name, "driver-not-loaded", expected=expected, seen=shown))
     else:
-        findings.append(
-            passed(
-                "driver-versions",
-                "one version",
-                f"kernel module {loaded.nvidia or 'not loaded'},"
-                f" libraries {loaded.library or 'not installed'}",
-            )
+        shown = (
+            f"kernel module {loaded.nvidia or 'not loaded'},"
+            f" libraries {loaded.library or 'not installed'}"
         )
-    return findings
+        checks.append(Check.passed(name, expected=expected, seen=shown))
+    return checks
 
 
-def _not_yet(finding: Finding) -> Finding:
-    """Turn a failure into something that the installation is going to fix."""
-    return replace(finding, status="unknown")
-
-
-def judge_past(seen: Seen) -> list[Finding]:
+def judge_past(seen: Seen) -> list[Check]:
     """Look for what happened since the boot: a sleep, a card that went away."""
-    findings = []
+    checks = []
+    name, expected = "card-health", "no Xid 79 in the kernel log since the boot"
     if seen.xid_79:
-        findings.append(
-            failed(
-                "card-health",
-                "gpu-fell-off-the-bus",
-                "no Xid 79 in the kernel log since the boot",
-                seen.xid_79,
-            )
+        checks.append(
+            Check.failed(name, "gpu-fell-off-the-bus", expected=expected, seen=seen.xid_79)
         )
     else:
-        findings.append(passed("card-health", "no Xid 79 in the kernel log since the boot", "none"))
+        checks.append(Check.passed(name, expected=expected, seen="none"))
+    name, expected = "sleep", "awake since the boot"
     if seen.slept and seen.loaded.nvidia:
         times = f"slept {seen.slept} time{'s' if seen.slept > 1 else ''}"
-        slept = failed("sleep", "gpu-lost-after-suspend", "awake since the boot", times)
+        slept = Check.failed(name, "gpu-lost-after-suspend", expected=expected, seen=times)
         # It happens often, not always.
-        findings.append(replace(slept, status="unknown"))
+        checks.append(slept.not_yet())
     else:
-        findings.append(passed("sleep", "awake since the boot", "awake"))
-    return findings
+        checks.append(Check.passed(name, expected=expected, seen="awake"))
+    return checks
 
 
 @dataclass(frozen=True)
 class Verdict:
     """All findings, and the plan that follows."""
 
-    findings: Sequence[Finding]
+    findings: Sequence[Check]
     wish: Wish
     plan: Plan
     settled: bool
@@ -429,7 +392,7 @@ class Verdict:
     unhold: Sequence[str] = ()
 
     @property
-    def failures(self) -> list[Finding]:
+    def failures(self) -> list[Check]:
         """The findings that stop a deployment."""
         return [finding for finding in self.findings if finding.status == "fail"]
 
@@ -449,7 +412,7 @@ def judge(seen: Seen, request: Request, lock_timeout: float) -> Verdict:
     wish = Wish(request.branch, modules, request.dkms, request.desktop, request.flavour)
     if seen.cards:
         findings += [judge_card_age(seen, request), judge_image(seen, request)]
-    findings.append(judge_docker(seen))
+    findings.append(judge_docker(snap=seen.snap_docker))
     if request.managed:
         findings += [
             judge_system(seen),
@@ -467,11 +430,11 @@ def judge(seen: Seen, request: Request, lock_timeout: float) -> Verdict:
     return _plan_installation(seen, request, wish, findings)
 
 
-def _judge_mix(seen: Seen, complaint: str) -> Finding:
+def _judge_mix(seen: Seen, complaint: str) -> Check:
     cards = "; ".join(card.label for card in seen.cards)
-    return failed(
-        "cards-together", "mixed-cards", "cards that one kernel module drives", cards
-    ).because(f"{complaint[0].upper()}{complaint[1:]}.")
+    failure = describe("mixed-cards", cause=f"{complaint[0].upper()}{complaint[1:]}.")
+    expected = "cards that one kernel module drives"
+    return Check.failed("cards-together", failure, expected=expected, seen=cards)
 
 
 def _boots(seen: Seen) -> str:
@@ -481,7 +444,7 @@ def _boots(seen: Seen) -> str:
 
 
 def _plan_installation(
-    seen: Seen, request: Request, wish: Wish, findings: Sequence[Finding]
+    seen: Seen, request: Request, wish: Wish, findings: Sequence[Check]
 ) -> Verdict:
     lacks = missing(wish, seen.packages, seen.kernel)
     purge = leftovers(seen.packages, wish)

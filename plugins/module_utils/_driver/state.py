@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import OF_INTEREST
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import (
     PciCard,
@@ -97,18 +98,13 @@ def check_ram(host: Host, needed_gib: float) -> Check:
     has = int(match[1]) / 2**20 if match else 0.0
     expected, seen = f"{needed_gib:g} GiB", f"{has:.1f} GiB"
     if not match:
-        return Check("ram", "unknown", expected, "/proc/meminfo does not say")
+        return Check.unknown("ram", expected=expected, seen="/proc/meminfo does not say")
     # A stick of 16 GiB shows a little less: the firmware and the kernel keep some.
     if has >= needed_gib * 0.94:
-        return Check("ram", "pass", expected, seen)
-    return Check(
-        "ram",
-        "fail",
-        expected,
-        seen,
-        cause=f"{needed_gib:g} GiB of main memory are needed and the PC has {has:.1f} GiB.",
-        remedy="Add memory, or choose a smaller model.",
-    )
+        return Check.passed("ram", expected=expected, seen=seen)
+    cause = f"{needed_gib:g} GiB of main memory are needed and the PC has {has:.1f} GiB."
+    failure = describe("ram-too-small", cause=cause)
+    return Check.failed("ram", failure, expected=expected, seen=seen)
 
 
 def read_slept(host: Host) -> int:
@@ -142,7 +138,7 @@ def find_foreign(host: Host, packages: Mapping[str, Package]) -> list[Foreign]:
             Foreign(
                 "NVIDIA's .run installer",
                 "/usr/bin/nvidia-uninstall",
-                "'sudo nvidia-uninstall --silent', then reboot",
+                "`sudo nvidia-uninstall --silent`, then reboot",
             )
         )
     strange: dict[str, list[str]] = {}
@@ -153,7 +149,7 @@ def find_foreign(host: Host, packages: Mapping[str, Package]) -> list[Foreign]:
     for origin, names in strange.items():
         found.append(
             Foreign(
-                origin, " ".join(sorted(names)), f"'sudo apt-get purge {' '.join(sorted(names))}'"
+                origin, " ".join(sorted(names)), f"`sudo apt-get purge {' '.join(sorted(names))}`"
             )
         )
     return found

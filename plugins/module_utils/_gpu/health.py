@@ -13,11 +13,17 @@ from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence impo
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
 
 if t.TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
-    from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import Gpu, GpuReport
+    from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import (
+        Gpu,
+        GpuReport,
+        Xid,
+    )
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
+
+_FELL_OFF_THE_BUS = 79  # the Xid
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,13 @@ def _driver_failure(report: GpuReport) -> tuple[str, str]:
         return "driver-missing", f"no nvidia-smi; {cards} held by {holders}"
     if re.search(r"communicate with the NVIDIA driver|Driver Not Loaded", error):
         return "driver-not-loaded", f"nvidia-smi says: {' '.join(error.split())}"
-    return "gpu-lost", f"nvidia-smi says: {' '.join(error.split()) or 'No devices were found'}"
+    failure = "gpu-fell-off-the-bus" if _fell_off(report.xids or ()) else "gpu-lost"
+    return failure, f"nvidia-smi says: {' '.join(error.split()) or 'No devices were found'}"
+
+
+def _fell_off(xids: Iterable[Xid]) -> bool:
+    """Whether one of the errors is that of a card that is gone."""
+    return any(xid.code == _FELL_OFF_THE_BUS for xid in xids)
 
 
 def _selected(report: GpuReport, expectations: GpuExpectations, evidence: Evidence) -> list[Gpu]:
@@ -241,7 +253,7 @@ def _check_xids(report: GpuReport, gpus: Sequence[Gpu], evidence: Evidence) -> N
     broken = [xid for xid in ours if xid.hardware]
     evidence.verdict(
         "gpu_xid",
-        "gpu-xid",
+        "gpu-fell-off-the-bus" if _fell_off(broken) else "gpu-xid",
         good=not broken,
         expected=expected,
         seen=", ".join(f"Xid {x.code} at {x.pci_address}: {x.message}" for x in broken or ours)
@@ -261,7 +273,7 @@ def _check_engine_on_gpu(gpus: Sequence[Gpu], container_id: str, evidence: Evide
         return
     evidence.verdict(
         "engine_on_gpu",
-        "engine-not-on-gpu",
+        "container-without-gpu",
         good=bool(own),
         expected=expected,
         seen=", ".join(f"{p.name} (PID {p.pid}) {_mib(p.used_mib)}" for p in own or processes),

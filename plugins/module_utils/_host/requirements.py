@@ -15,6 +15,7 @@ import socket
 from pathlib import Path
 
 from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
     JsonError,
     parse_env,
@@ -46,15 +47,8 @@ def check_system(os_release: str, machine: str) -> Check:
     seen = f"{values.get('PRETTY_NAME', system)} on {machine}"
     expected = "Ubuntu 22.04 (the reference), Ubuntu 24.04 or Debian 12, on x86_64"
     if system in SUPPORTED and machine == "x86_64":
-        return Check("system", "pass", expected, seen)
-    return Check(
-        "system",
-        "fail",
-        expected,
-        seen,
-        cause=f"{seen} is not a system that these roles were made for and tested on.",
-        remedy="Install Ubuntu 22.04 on this PC, or take it out of the inventory.",
-    )
+        return Check.passed("system", expected=expected, seen=seen)
+    return Check.failed("system", "host-untested", expected=expected, seen=seen)
 
 
 def check_disk(path: str, min_free_gib: float) -> Check:
@@ -66,16 +60,13 @@ def check_disk(path: str, min_free_gib: float) -> Check:
     free = stat.f_bavail * stat.f_frsize / GIB
     expected, seen = f"{min_free_gib:g} GiB free for {path}", f"{free:.1f} GiB free"
     if free >= min_free_gib:
-        return Check(f"disk {path}", "pass", expected, seen)
-    return Check(
-        f"disk {path}",
-        "fail",
-        expected,
-        seen,
+        return Check.passed(f"disk {path}", expected=expected, seen=seen)
+    failure = describe(
+        "disk-full",
+        {"path": str(place)},
         cause=f"{path} needs {min_free_gib:g} GiB and its file system has {free:.1f} GiB free.",
-        remedy=f"Make room (`sudo du -xh --max-depth=2 / | sort -h | tail` shows what is large; "
-        f"`docker image prune` removes unused images), or put a larger disk at {path}.",
     )
+    return Check.failed(f"disk {path}", failure, expected=expected, seen=seen)
 
 
 def published_by_unit(config_file: str) -> set[int]:
@@ -106,18 +97,15 @@ def bind_problem(address: str, port: int) -> str | None:
 
 def check_port(address: str, port: int, config_file: str) -> Check:
     """Tell whether the port is free, or ours already."""
-    name = f"port {port}"
+    name, expected = f"port {port}", "free or ours"
     problem = bind_problem(address, port)
     if problem is None:
-        return Check(name, "pass", "free or ours", "free")
+        return Check.passed(name, expected=expected, seen="free")
     if problem == IN_USE and port in published_by_unit(config_file):
-        return Check(name, "pass", "free or ours", "ours already")
-    return Check(
-        name,
-        "fail",
-        "free or ours",
-        problem,
+        return Check.passed(name, expected=expected, seen="ours already")
+    failure = describe(
+        "port-in-use" if problem == IN_USE else "address-unavailable",
+        {"port": str(port)},
         cause=f"{address} port {port} {problem}.",
-        remedy=f"`sudo ss -ltnp 'sport = :{port}'` names the program. "
-        "Stop it, or choose another port.",
     )
+    return Check.failed(name, failure, expected=expected, seen=problem)

@@ -61,57 +61,6 @@ MAY_PASS = (408, 429, 500, 502, 503, 504)
 TOO_MANY_REQUESTS = 429
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EFBIG)
 
-TEXTS = {
-    "hub-license-not-accepted": (
-        "The hub gives {subject} only to people who accepted the model's license, so not to "
-        "{reader}. Accept the license at {page}, signed in; make a token with read permission at "
-        "{endpoint}/settings/tokens; give it as the option token."
-    ),
-    "hub-revision-not-found": (
-        "The hub has no {subject}: the branch or tag is misspelt, or the commit was removed. "
-        "Choose one of those at {page}/commits/main."
-    ),
-    "hub-file-not-found": (
-        "The hub lists {subject}, but does not have it (HTTP {status}). Look at {page}/tree/main; "
-        "a mirror may be out of step: try another endpoint."
-    ),
-    "hub-repository-not-found": (
-        "The hub has no {subject}, or does not show it: the name is misspelt, or it is private "
-        "and not for {reader}. Open {page} in a browser."
-    ),
-    "hub-token-refused": (
-        "The hub refused the request for {subject} (HTTP {status}): the token was revoked or "
-        "mistyped, or lacks the read permission. Make a new one at {endpoint}/settings/tokens."
-    ),
-    "hub-rate-limited": (
-        "The hub said again and again that there were too many requests ({subject}). Wait some "
-        "minutes, or give a token: with one the limit is higher. What was fetched is kept."
-    ),
-    "hub-server-error": (
-        "The hub answered HTTP {status} for {subject}. Look at https://status.huggingface.co, and "
-        "run this again later. What was fetched is kept."
-    ),
-    "hub-offline": (
-        "HF_HUB_OFFLINE is set on this host, but {subject} has to come from the hub. Unset it for "
-        "this run, or take the model from another host."
-    ),
-    "hub-unreachable": (
-        "{subject} could not be fetched from {endpoint}: {reason}. Check the network, DNS, clock "
-        "and proxy of the host with 'curl -I {endpoint}'. What was fetched is kept; the next run "
-        "goes on from there."
-    ),
-    "hub-not-a-hub": (
-        "{endpoint} answers for {subject}, but not as a Hugging Face hub does: it is another "
-        "server, or a login page of the network stands in between. Look with 'curl -i "
-        "{endpoint}/api/models/{subject}'."
-    ),
-    "checksum-mismatch": (
-        "{subject} arrived twice with the right size and a wrong checksum, and was thrown away. "
-        "Something between {endpoint} and the disk of the host changes data: try another network, "
-        "then test the memory and the disk."
-    ),
-}
-
 _Result = t.TypeVar("_Result")
 
 
@@ -209,7 +158,7 @@ class Hub:
                 if status == RANGE_NOT_SATISFIABLE and out_of_range:
                     out_of_range()
                 elif status not in MAY_PASS or attempt == ATTEMPTS:
-                    failure = _name(error, status)
+                    failure = _failure_of(error, status)
                     raise self._failure(failure, repository, subject, status=status) from error
                 asked = error.response.headers.get("Retry-After", "")
                 pause = min(int(asked), LONGEST_PAUSE) if asked.isdigit() else pause
@@ -224,7 +173,7 @@ class Hub:
                         "hub-offline" if offline else "hub-unreachable",
                         repository,
                         subject,
-                        reason=reason.partition("?")[0],
+                        reason=reason.partition("?")[0].rstrip("."),
                     ) from error
             time.sleep(pause)
         raise self._failure("hub-server-error", repository, subject, status=RANGE_NOT_SATISFIABLE)
@@ -232,17 +181,18 @@ class Hub:
     def _failure(
         self, failure: str, repository: str, subject: str, **more: object
     ) -> SnapshotError:
-        text = TEXTS[failure].format(
-            subject=subject,
-            endpoint=self.endpoint,
-            page=f"{self.endpoint}/{repository}",
-            reader="the owner of this token" if self._token else "a request without a token",
-            **more,
+        words = {
+            "subject": subject,
+            "endpoint": self.endpoint,
+            "repository": repository,
+            "reader": "the owner of this token" if self._token else "a request without a token",
+        }
+        return SnapshotError(
+            failure, words=words | {name: str(value) for name, value in more.items()}
         )
-        return SnapshotError(failure, text)
 
 
-def _name(error: errors.HfHubHTTPError, status: int) -> str:
+def _failure_of(error: errors.HfHubHTTPError, status: int) -> str:
     """Name what the hub answered, the more particular first."""
     kinds = (
         ("hub-license-not-accepted", isinstance(error, errors.GatedRepoError)),

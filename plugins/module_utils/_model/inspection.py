@@ -17,7 +17,14 @@ import os
 import typing as t
 import zipfile
 
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Check
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import (
+    Check,
+    messages,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    Explanation,
+    describe,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._model import tokenizer
 from ansible_collections.sparerig.llm.plugins.module_utils._model.files import (
     LFS_POINTER,
@@ -79,17 +86,26 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_le
 
 
 class NotPassedError(Exception):
-    """A check's answer, when it is not "pass"."""
+    """A check that failed: which failure it is, and what was seen."""
 
-    def __init__(
-        self, seen: str, cause: str, remedy: str, status: str = "fail", failure: str = ""
-    ) -> None:
+    def __init__(self, failure: str | Explanation, seen: str) -> None:
+        super().__init__(seen)
+        self.failure = failure
+        self.seen = seen
+
+
+class NotSureError(Exception):
+    """A check that neither passed nor failed."""
+
+    def __init__(self, seen: str, cause: str, remedy: str) -> None:
         super().__init__(seen)
         self.seen = seen
         self.cause = cause
         self.remedy = remedy
-        self.status = status
-        self.failure = failure if status == "fail" else ""
+
+
+class NotMadeError(Exception):
+    """A check that was not made; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +132,12 @@ class Inspection:
     @property
     def reasons(self) -> str:
         """Say what speaks against the model; nothing if nothing does."""
-        return " ".join(
-            f"{check.name}{f' ({check.failure})' if check.failure else ''}: {check.seen};"
-            f" expected {check.expected}. {check.cause} {check.remedy}"
-            for check in self.checks
-            if check.status == "fail"
-        )
+        return messages(self.checks)
 
     @property
     def failure(self) -> str:
-        """Name the first failure that has a name of its own; empty if none has."""
-        return next((check.failure for check in self.checks if check.failure), "")
+        """The identifier of the first failure; empty if there is none."""
+        return next((check.failure for check in self.checks if check.status == "fail"), "")
 
     def result(self) -> JsonObject:
         """Give the evidence and the facts as a module returns them."""
@@ -153,42 +164,34 @@ def inspect(
     for name, expected, look, decisive in _STEPS:
         if to_come is not None and name in _NEED_WEIGHTS:
             continue
-        try:
-            check = Check(name, "pass", expected, look(model))
-        except NotPassedError as answer:
-            check = Check(
-                name,
-                answer.status,
-                expected,
-                answer.seen,
-                failure=answer.failure,
-                cause=answer.cause,
-                remedy=answer.remedy,
-            )
-        except DamagedFileError as error:
-            check = Check(
-                name,
-                "fail",
-                expected,
-                str(error),
-                cause="The copy broke off, the disk was full, or it was cloned without git-lfs.",
-                remedy=f"Fetch {error.path} again.",
-            )
-        except OSError as error:
-            check = Check(
-                name,
-                "fail",
-                expected,
-                f"{error.filename} cannot be read ({error.strerror})",
-                cause="Permissions, or a failing disk.",
-                remedy=f"Look with 'ls -ld {error.filename}' and 'dmesg | tail'.",
-            )
+        check = _make(name, expected, look, model)
         checks.append(check)
         if decisive and check.status == "fail":
             break
     if to_come is None and not any(check.status == "fail" for check in checks):
         model.facts["fingerprint"] = model.take_fingerprint()
     return Inspection(checks, model.facts)
+
+
+def _make(name: str, expected: str, look: Callable[[_Model], str], model: _Model) -> Check:
+    """Make one check."""
+    try:
+        return Check.passed(name, expected=expected, seen=look(model))
+    except NotMadeError as answer:
+        return Check.skipped(name, str(answer))
+    except NotSureError as answer:
+        return Check.unknown(
+            name, expected=expected, seen=answer.seen, cause=answer.cause, remedy=answer.remedy
+        )
+    except NotPassedError as answer:
+        return Check.failed(name, answer.failure, expected=expected, seen=answer.seen)
+    except DamagedFileError as error:
+        failure = describe("model-file-damaged", {"path": str(error.path)})
+        return Check.failed(name, failure, expected=expected, seen=str(error))
+    except OSError as error:
+        seen = f"{error.filename} cannot be read ({error.strerror})"
+        failure = describe("model-unreadable", {"path": str(error.filename)})
+        return Check.failed(name, failure, expected=expected, seen=seen)
 
 
 def size_text(size: int) -> str:
@@ -219,30 +222,27 @@ def context_length(config: JsonObject) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 1), None)
 
 
-def refuse_quantization(quantization: JsonObject) -> tuple[str, str] | None:
-    """Return why vLLM refuses to load this quantisation, and what to do."""
+def refuse_quantization(quantization: JsonObject) -> Explanation | None:
+    """Return why vLLM refuses to load this quantisation, and what to do; None if it does not."""
     method = quantization["method"]
     if method in FOREIGN_FORMATS:
-        return (
-            f"The format {method} is made for {FOREIGN_FORMATS[method]}.",
-            "Choose the model in GPTQ, AWQ, FP8 or compressed-tensors.",
-        )
+        cause = f"The format {method} is made for {FOREIGN_FORMATS[method]}."
+        return describe("model-format-foreign", cause=cause)
     if method not in {"gptq", "gptq_marlin", "auto_gptq"}:
         return None
     if quantization["desc_act"] is True and quantization["group_size"] != -1:
-        return (
-            "vLLM 0.30 and later refuse GPTQ with activation ordering (desc_act) and a group size.",
-            "Choose a release or a revision that was quantised with desc_act false.",
-        )
+        return describe("act-order-refused")
     if quantization["sym"] is False:
-        return (
-            "vLLM loads GPTQ only if it is symmetric (sym true).",
-            "Choose a release that was quantised with sym true, or the model in AWQ.",
+        return describe(
+            "quantization-unsupported",
+            cause="vLLM loads GPTQ only if it is symmetric (sym true).",
+            advice="Choose a release that was quantised with sym true, or the model in AWQ.",
         )
     if quantization["bits"] not in GPTQ_BITS:
-        return (
-            f"vLLM loads GPTQ with 4 or 8 bits, and this has {quantization['bits']}.",
-            "Choose a release with 4 or 8 bits.",
+        return describe(
+            "quantization-unsupported",
+            cause=f"vLLM loads GPTQ with 4 or 8 bits, and this has {quantization['bits']}.",
+            advice="Choose a release with 4 or 8 bits.",
         )
     return None
 
@@ -270,26 +270,32 @@ class _Model:
         self.mistral_only = False
         self.engine = Engine()
 
-    def _remedy(self, by_hand: str) -> str:
-        """Say what to do; before a download nothing can be fixed by hand."""
-        return by_hand if self.whole else "Choose another release of the model."
+    def _failure(self, failure: str, *, cause: str = "", advice: str = "") -> Explanation:
+        """Describe a failure of this directory; before a download nothing is fixed by hand."""
+        if not self.whole:
+            advice = "Choose another release of the model."
+        return describe(failure, {"path": str(self.directory)}, cause=cause, advice=advice)
 
     def list_files(self) -> str:
         """See what is there. Only the top level counts: vLLM reads nothing below it."""
         path = self.directory
         if not path.exists():
             nearest = next(parent for parent in path.absolute().parents if parent.exists())
-            raise NotPassedError(
-                f"there is nothing at {path}",
-                "The path is misspelt, a link leads nowhere, or a disk is not mounted.",
-                f"The nearest that exists is {nearest}: look there with 'ls -l {nearest}'.",
+            failure = describe(
+                "model-directory-missing",
+                {"path": str(nearest)},
+                cause="The path is misspelt, a link leads nowhere, or a disk is not mounted.",
+                advice=f"{nearest} is the nearest that exists: look what is there.",
             )
+            raise NotPassedError(failure, f"there is nothing at {path}")
         if not path.is_dir():
-            raise NotPassedError(
-                f"{path} is a file",
-                "The path names one file of the model.",
-                f"Name the directory around it: {path.parent}.",
+            failure = describe(
+                "model-directory-missing",
+                {"path": str(path.parent)},
+                cause="The path names one file of the model.",
+                advice=f"Name the directory around it: {path.parent}.",
             )
+            raise NotPassedError(failure, f"{path} is a file")
         # A link to nowhere is no file here, and so is missed by name where it is needed.
         self.sizes |= {
             entry.name: entry.stat().st_size for entry in os.scandir(path) if entry.is_file()
@@ -300,17 +306,18 @@ class _Model:
     def read_config(self) -> str:
         """Take from config.json what the model is."""
         if "config.json" not in self.sizes:
-            raise NotPassedError("there is no config.json", *self._why_no_config())
+            raise NotPassedError(self._why_no_config(), "there is no config.json")
         config = read_object(self.directory / "config.json")
         names = config.get("architectures")
         architecture = names[0] if isinstance(names, list) and names else None
         model_type = config.get("model_type")
         if not isinstance(architecture, str) and not isinstance(model_type, str):
-            raise NotPassedError(
-                "config.json has neither architectures nor model_type",
-                "It belongs to something else: an adapter, a tokenizer, another program.",
-                "Name the directory of a whole model in the layout of Hugging Face.",
+            failure = self._failure(
+                "model-config-missing",
+                cause="It belongs to something else: an adapter, a tokenizer, another program.",
+                advice="Name the directory of a whole model in the layout of Hugging Face.",
             )
+            raise NotPassedError(failure, "config.json has neither architectures nor model_type")
         text = text_config(config)
         self.config = config
         self.facts.update(
@@ -322,29 +329,33 @@ class _Model:
         tokens = self.facts["context_length"] or "unknown"
         return f"{architecture or model_type}, context length {tokens}"
 
-    def _why_no_config(self) -> tuple[str, str]:
+    def _why_no_config(self) -> Explanation:
         if any(name.endswith(".gguf") for name in self.sizes):
-            return (
-                "GGUF files are made for llama.cpp and Ollama.",
-                "Choose a release of the model in safetensors (plain, GPTQ, AWQ or FP8).",
-            )
+            cause = "GGUF files are made for llama.cpp and Ollama."
+            return describe("model-format-foreign", cause=cause)
         if "adapter_config.json" in self.sizes:
-            return (
-                "This is a LoRA adapter, not a model.",
-                "Name the base model's directory, or merge the adapter into it.",
+            return self._failure(
+                "model-config-missing",
+                cause="This is a LoRA adapter, not a model.",
+                advice="Name the base model's directory, or merge the adapter into it.",
             )
         snapshots = sorted(self.directory.glob("snapshots/*/config.json"))
         if snapshots:
-            return (
-                "This is a folder of the Hugging Face cache, whose snapshots are only links.",
-                f"Copy one with its links resolved: cp -rL {snapshots[-1].parent} /srv/models/NAME",
+            return describe(
+                "model-links-out",
+                {"path": str(snapshots[-1].parent)},
+                cause="This is a folder of the Hugging Face cache, whose snapshots are only links.",
             )
         below = sorted(self.directory.glob("*/config.json"))
         if below:
-            return "The model is one level further down.", f"Name {below[0].parent} instead."
-        return (
-            "The copy is incomplete, or this is not the directory of a model.",
-            self._remedy(f"Look with 'ls -l {self.directory}' and copy the whole model there."),
+            return self._failure(
+                "model-config-missing",
+                cause="The model is one level further down.",
+                advice=f"Name {below[0].parent} instead.",
+            )
+        return self._failure(
+            "model-config-missing",
+            cause="The copy is incomplete, or this is not the directory of a model.",
         )
 
     def find_weights(self) -> str:
@@ -364,16 +375,11 @@ class _Model:
                 return f"{len(names)} {suffix[1:]} files, {size_text(total)}"
         foreign = [name for name in self.sizes if name.endswith(FOREIGN_WEIGHTS)]
         if foreign:
-            raise NotPassedError(
-                f"only weights made for other programs: {some(foreign)}",
-                "GGUF, ONNX, TensorFlow and original checkpoints are not loaded by vLLM.",
-                "Choose a release of the model in safetensors (plain, GPTQ, AWQ or FP8).",
-            )
-        raise NotPassedError(
-            "there are none",
-            "Only the small files were copied, or the copy broke off.",
-            self._remedy(f"Copy the *.safetensors files of the model into {self.directory}."),
-        )
+            seen = f"only weights made for other programs: {some(foreign)}"
+            raise NotPassedError("model-format-foreign", seen)
+        advice = f"Copy the *.safetensors files of the model into {self.directory}."
+        failure = self._failure("model-weights-missing", advice=advice)
+        raise NotPassedError(failure, "there are none")
 
     def _indexed(self, index: str) -> list[str]:
         weight_map = read_object(self.directory / index).get("weight_map")
@@ -382,18 +388,18 @@ class _Model:
         shards = sorted({str(name) for name in weight_map.values()})
         missing = [name for name in shards if name not in self.sizes]
         if missing:
+            advice = f"Copy the missing files into {self.directory}."
             raise NotPassedError(
+                self._failure("model-weights-missing", cause="The copy broke off.", advice=advice),
                 f"{len(missing)} of {len(shards)} files that {index} names are missing: "
                 f"{some(missing)}",
-                "The copy broke off.",
-                self._remedy(f"Copy the missing files into {self.directory}."),
             )
         return shards
 
     def measure_weights(self) -> str:
         """See that no file of the weights is cut short: each says in its header how long it is."""
         if not self.weights:
-            raise NotPassedError("no weights were found", "", "", "skipped")
+            raise NotMadeError("no weights were found")
         damaged = {}
         for name in self.weights:
             path = self.directory / name
@@ -408,10 +414,10 @@ class _Model:
             except DamagedFileError as error:
                 damaged[name] = str(error).partition(": ")[2]
         if damaged:
+            advice = f"Fetch again, into {self.directory}: {some(damaged)}."
             raise NotPassedError(
+                self._failure("model-file-damaged", advice=advice),
                 "; ".join(f"{name}: {seen}" for name, seen in damaged.items()),
-                "The copy broke off, the disk was full, or it was cloned without git-lfs.",
-                f"Fetch again, into {self.directory}: {some(damaged)}.",
             )
         return f"{len(self.weights)} files, none cut short"
 
@@ -424,11 +430,8 @@ class _Model:
             if (home / name).is_symlink() and not (home / name).resolve().is_relative_to(home)
         ]
         if outside:
-            raise NotPassedError(
-                f"links that lead out of the directory: {some(outside)}",
-                "A snapshot in the Hugging Face cache is only links into the folder blobs.",
-                f"Copy it with its links resolved: cp -rL {self.directory} /srv/models/NAME",
-            )
+            seen = f"links that lead out of the directory: {some(outside)}"
+            raise NotPassedError(self._failure("model-links-out"), seen)
         if self.reader is None:
             return "no link leads out of the directory"
         uid, gid = self.reader
@@ -436,11 +439,9 @@ class _Model:
         if not _may(home, uid, gid, 5):
             closed = [str(self.directory)]
         if closed:
-            raise NotPassedError(
-                f"user {uid}, group {gid} may not read {some(closed)}",
-                "The files were copied with private permissions.",
-                f"Open them for reading: chmod -R a+rX {self.directory}",
-            )
+            seen = f"user {uid}, group {gid} may not read {some(closed)}"
+            cause = "The files were copied with private permissions."
+            raise NotPassedError(self._failure("model-unreadable", cause=cause), seen)
         return f"user {uid}, group {gid} may read all of it"
 
     def check_quantization(self) -> str:
@@ -454,13 +455,12 @@ class _Model:
         told = (f"{key} {value}" for key, value in quantization.items() if value is not None)
         seen = f"{', '.join(told)} ({source})"
         if refusal := refuse_quantization(quantization):
-            raise NotPassedError(seen, *refusal)
+            raise NotPassedError(refusal, seen)
         if quantization["method"] not in SERVED_FORMATS:
-            raise NotPassedError(
+            raise NotSureError(
                 seen,
                 "This collection does not know the format; vLLM may load it or not.",
                 "Try it, or choose GPTQ, AWQ, FP8 or compressed-tensors.",
-                "unknown",
             )
         return seen
 
@@ -478,11 +478,9 @@ class _Model:
         """See that there is a tokenizer, and that it is not cut short."""
         names = next((names for names in TOKENIZERS if set(names) <= self.sizes.keys()), None)
         if names is None:
-            raise NotPassedError(
-                "there is none",
-                "The quantised release left it out, or the copy broke off.",
-                self._remedy(f"Copy the tokenizer of the original model into {self.directory}."),
-            )
+            advice = f"Copy the tokenizer of the original model into {self.directory}."
+            failure = self._failure("tokenizer-missing", advice=advice)
+            raise NotPassedError(failure, "there is none")
         # What is not JSON is looked at by its ends; before a download it is not here yet.
         for name in names:
             if self.whole and name not in tokenizer.FILES:
@@ -493,7 +491,7 @@ class _Model:
 
     def _read_tokenizer(self) -> tokenizer.Tokenizer:
         if self.tokenizer is None:
-            raise NotPassedError("the tokenizer cannot be read", "", "", "skipped")
+            raise NotMadeError("the tokenizer cannot be read")
         return self.tokenizer
 
     def find_chat_template(self) -> str:
@@ -503,44 +501,40 @@ class _Model:
         if self.mistral_only and not found.template:
             return "tekken.json: Mistral's own library writes the chats"
         if not found.template:
-            raise NotPassedError(
-                "there is none",
-                "This is a base model, which continues a text and was not made for chat.",
-                self._remedy(
-                    "Choose the instruct or chat release of the model, or put the template of its "
-                    f"family into {self.directory / 'chat_template.jinja'}."
-                ),
-                "fail" if self.need_chat_template else "skipped",
-                "chat-template-missing",
+            cause = "This is a base model, which continues a text and was not made for chat."
+            if not self.need_chat_template:
+                raise NotMadeError(f"none is needed. {cause}")
+            advice = (
+                "Choose the instruct or chat release of the model, or put the template of its "
+                f"family into {self.directory / 'chat_template.jinja'}."
             )
+            failure = self._failure("chat-template-missing", cause=cause, advice=advice)
+            raise NotPassedError(failure, "there is none")
         return found.template_file
 
     def check_template_tokens(self) -> str:
         """See that the vocabulary has the tokens that the chat template writes."""
         found = self._read_tokenizer()
         if not found.template:
-            raise NotPassedError("there is no chat template", "", "", "skipped")
+            raise NotMadeError("there is no chat template")
         turns, others = found.lacking()
         if turns:
-            raise NotPassedError(
-                f"{found.template_file} writes {some(turns)}, and the vocabulary has none",
-                "The chat template is of another family than the tokenizer, so the model would be"
-                " spoken to in words that it was never trained on.",
-                self._remedy(
-                    "Copy tokenizer.json, tokenizer_config.json and chat_template.jinja of the"
-                    f" original model into {self.directory}; or serve another template with"
-                    " --chat-template in vllm_extra_args."
-                ),
-                "fail" if self.need_chat_template else "unknown",
+            seen = f"{found.template_file} writes {some(turns)}, and the vocabulary has none"
+            failure = self._failure(
                 "chat-template-token-missing",
+                advice="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja of the"
+                f" original model into {self.directory}; or serve another template with"
+                " --chat-template in vllm_extra_args.",
             )
+            if not self.need_chat_template:
+                raise NotSureError(seen, failure.cause, failure.remedy)
+            raise NotPassedError(failure, seen)
         if others:
-            raise NotPassedError(
+            raise NotSureError(
                 f"{found.template_file} writes {some(others)}, and the vocabulary has none",
                 "They reach the model as plain letters. Chats without tools or pictures may well"
                 " do without them.",
                 "Ask the model something, and see that its answer makes sense.",
-                "unknown",
             )
         return "all of them"
 
@@ -554,9 +548,7 @@ class _Model:
                 asked=self.engine.asked,
             )
         except parsers.ParserError as error:
-            raise NotPassedError(
-                error.seen, error.cause, error.remedy, "fail", error.failure
-            ) from error
+            raise NotPassedError(error.explanation, error.seen) from error
         self.facts.update(tool_call_parser=found.tool.name, reasoning_parser=found.reasoning.name)
         return found.report
 
@@ -576,20 +568,18 @@ class _Model:
         )
         if missing:
             line = json.dumps({"eos_token_id": self.facts["stop_token_ids"]})
-            raise NotPassedError(
+            raise NotSureError(
                 f"turns end with {some(missing)}, answers stop at {stops or 'nothing'}",
                 "generation_config.json lacks that token, so answers would run on without end.",
                 f"Put {line} into generation_config.json, or into a copy of it in a directory that "
                 "vLLM's option --generation-config names (--override-generation-config does not "
                 "reach the stop tokens).",
-                "unknown",
             )
         if not stops:
-            raise NotPassedError(
+            raise NotSureError(
                 "no file names one",
                 "generation_config.json, config.json and tokenizer_config.json have none.",
                 "Ask the model something and see that its answer ends.",
-                "unknown",
             )
         return ", ".join(map(str, stops))
 

@@ -60,17 +60,14 @@ class Wanted:
         if not REPOSITORY.fullmatch(self.repository):
             raise SnapshotError(
                 "repository-invalid",
-                f"{self.repository!r} is not the name of a repository: write ORGANISATION/NAME, as "
-                "in the address of the model's page.",
+                f"{self.repository!r} is not the name of a repository.",
             )
         if not self.root.is_absolute():
-            raise SnapshotError(
-                "root-invalid", f"The root {self.root} is not absolute: write it from / on."
-            )
+            raise SnapshotError("root-invalid", f"The root {self.root} is not absolute.")
         if not self.revision or self.revision != self.revision.strip():
             raise SnapshotError(
                 "revision-invalid",
-                f"{self.revision!r} is not a revision: write a branch, a tag or a full commit.",
+                f"{self.revision!r} is not a revision.",
             )
         if self.listing and self.listing.repository != self.repository:
             raise SnapshotError(
@@ -114,7 +111,7 @@ class Progress:
         """Count bytes that came, or that had to be thrown away."""
         with self._mutex:
             if self._stopped:
-                raise SnapshotError("stopped", "Another file of the snapshot failed.")
+                raise SnapshotError("download-stopped")
             self._now += count
             now = time.monotonic()
             if now - self._last >= PROGRESS_SECONDS:
@@ -205,14 +202,19 @@ def disk_failure(error: OSError, root: Path) -> SnapshotError:
         return SnapshotError(
             "disk-full",
             f"The disk of {root} filled up during the download: something else writes to it too. "
-            "Make room and run this again; what was fetched is kept.",
+            "What was fetched stays.",
+            {"path": str(_nearest(root))},
         )
     return SnapshotError(
         "disk-error",
-        f"{error.filename or root}: {error.strerror}. The root must be on a disk in good order, "
-        f"to which this user may write: look with 'findmnt -T {root}' and 'dmesg | tail', and run "
-        "this with become.",
+        f"{error.filename or root}: {error.strerror}.",
+        {"path": str(_nearest(root))},
     )
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the directory above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _check_license(wanted: Wanted, listing: Listing) -> None:
@@ -220,8 +222,7 @@ def _check_license(wanted: Wanted, listing: Listing) -> None:
         raise SnapshotError(
             "license-not-allowed",
             f"{listing.repository} has the license {listing.license or '(none given)'}, and only "
-            f"{', '.join(wanted.licenses)} may be used here. Choose another model, or read the "
-            "license and add it to the option licenses.",
+            f"{', '.join(wanted.licenses)} may be used here.",
         )
 
 
@@ -237,12 +238,13 @@ def _look_first(wanted: Wanted, hub: Hub, listing: Listing, directory: Path) -> 
         need_chat_template=wanted.need_chat_template,
         engine=wanted.engine,
     )
-    if model.reasons:
-        raise SnapshotError(
-            model.failure or "model-refused",
-            f"vLLM cannot serve {listing.repository} at {listing.commit}, so it is not downloaded. "
-            f"{model.reasons}",
-        )
+    for check in model.checks:
+        if check.status == "fail":
+            raise SnapshotError.of(
+                check.explanation(),
+                f"Check {check.name} of {listing.repository} at {listing.commit} saw: {check.seen}."
+                " It is not downloaded.",
+            )
 
 
 def _check_room(store: Store, listing: Listing, to_come: int) -> None:
@@ -252,9 +254,8 @@ def _check_room(store: Store, listing: Listing, to_come: int) -> None:
         raise SnapshotError(
             "disk-full",
             f"{store.folder} has {size_text(free)} free, and {listing.repository} needs "
-            f"{size_text(to_come)} more and {size_text(RESERVE)} to spare. See what takes the room "
-            f"with 'du -xh --max-depth=2 {store.folder.parent} | sort -h | tail', remove old "
-            "revisions with the option prune, or name another disk as root.",
+            f"{size_text(to_come)} more and {size_text(RESERVE)} to spare.",
+            {"path": str(_nearest(store.folder))},
         )
 
 

@@ -26,6 +26,7 @@ import shutil
 import typing as t
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
     JsonError,
     read_json_object,
@@ -34,7 +35,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
 )
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import Explanation
 
 JsonObject = dict[str, t.Any]
 
@@ -46,11 +49,20 @@ NOT_NEEDED = (".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot",
 
 
 class SnapshotError(Exception):
-    """A failure with a name. The text says what happened, why, and what to do."""
+    """A failure of the registry, said in full: what happened, why, and what to do."""
 
-    def __init__(self, failure: str, text: str) -> None:
-        super().__init__(text)
+    def __init__(
+        self, failure: str, cause: str = "", words: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(describe(failure, words, cause=cause).message())
         self.failure = failure
+
+    @classmethod
+    def of(cls, known: Explanation, circumstances: str) -> SnapshotError:
+        """Make it of a failure that is explained already."""
+        error = cls(known.id)
+        error.args = (known.message(circumstances),)
+        return error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,9 +311,10 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise SnapshotError(
-                    "busy",
+                    "download-running",
                     f"Another run is downloading into {self.folder}, perhaps one whose connection "
-                    f"was lost. Follow it with 'tail -f {self.log}', and run this again after it.",
+                    "was lost.",
+                    {"log": str(self.log)},
                 ) from error
             yield
 

@@ -13,6 +13,11 @@ import shutil
 import typing as t
 from pathlib import Path
 
+from ansible_collections.sparerig.llm.plugins.module_utils._checks import failures
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    describe,
+    named,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._host.files import (
     parse_env,
     read_text,
@@ -33,7 +38,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import 
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     Run = Callable[[list[str]], tuple[int, str, str]]
 
@@ -43,16 +48,19 @@ PRIVATE = 0o600
 PRIVATE_DIRECTORY = 0o700
 PUBLIC = 0o644
 
-
 EXPLANATIONS = {"vllm": vllm_log}
 """What the supervisor may find beside itself to explain the end of a container."""
 
 
 class DeploymentError(Exception):
-    """The host cannot be brought there; the message says why, and ``evidence`` what was seen."""
+    """The host cannot be brought there; the message says why.
 
-    def __init__(self, message: str, **evidence: t.Any) -> None:
+    ``failure`` is its identifier in the registry, ``evidence`` what a module returns of it.
+    """
+
+    def __init__(self, message: str, failure: str, **evidence: t.Any) -> None:
         super().__init__(message)
+        self.failure = failure
         self.evidence = evidence
 
 
@@ -80,19 +88,34 @@ class Deployment:
         status, out, err = self._run(list(command))
         return status, out, err
 
-    def must(self, *command: str, remedy: str) -> str:
+    def must(
+        self,
+        *command: str,
+        failure: str = "command-failed",
+        words: Mapping[str, str] | None = None,
+    ) -> str:
         """Run a command that has to work; return its output."""
         status, out, err = self.run(*command)
         if status:
             said = err.strip() or out.strip()
-            self.fail(
-                f"`{' '.join(command)}` failed: {said}. {remedy}", cmd=list(command), rc=status
-            )
+            cause = f"`{' '.join(command)}` failed: {said}."
+            self.fail(failure, cause, words, cmd=list(command), rc=status)
         return out
 
-    def fail(self, message: str, **more: t.Any) -> t.NoReturn:
-        """End with the evidence so far."""
-        raise DeploymentError(message, **{**self.result, **more})
+    def fail(
+        self,
+        failure: str,
+        cause: str = "",
+        words: Mapping[str, str] | None = None,
+        **more: t.Any,
+    ) -> t.NoReturn:
+        """End with a failure of the registry and the evidence so far."""
+        known = describe(failure, {"unit": self.spec.name, **(words or {})}, cause=cause)
+        self.end(known.message(), known.id, **more)
+
+    def end(self, message: str, failure: str, **more: t.Any) -> t.NoReturn:
+        """End with a message that is complete."""
+        raise DeploymentError(message, failure, **{**self.result, **more})
 
     def changed(self) -> bool:
         """Note a change; return whether to make it."""
@@ -112,13 +135,9 @@ class Deployment:
         if not self.docker:
             if self.check_mode:
                 return  # a role before this one would have installed it
-            self.fail(
-                "Docker is not installed on this host. Run the sparerig.llm.docker_engine role "
-                "first, or `apt-get install docker.io`."
-            )
+            self.fail("docker-missing")
         self.must(
-            "docker", "version", "--format", "{{.Server.Version}}",
-            remedy="Is the engine running? `systemctl status docker` says why it is not.",
+            "docker", "version", "--format", "{{.Server.Version}}", failure="docker-not-running",
         )  # fmt: skip
 
     def check_volumes(self) -> None:
@@ -126,7 +145,7 @@ class Deployment:
         for volume in self.spec.volumes:
             source = volume.split(":", 1)[0]
             if source.startswith("/") and not Path(source).exists() and not self.check_mode:
-                self.fail(f"volumes has {volume!r}, but {source} does not exist. Make it first.")
+                self.fail("volume-missing", f"volumes has {volume!r}, and {source} does not exist.")
 
     def ensure_directories(self) -> None:
         """Make the directories of the service's data; keep everybody else out of them."""
@@ -145,7 +164,7 @@ class Deployment:
         for port in self.spec.published_ports:
             check = check_port(port.address, port.host_port, self.spec.config_file)
             if check.status == "fail":
-                self.fail(f"published_ports: {check.cause} {check.remedy}")
+                self.end(check.message(), check.failure)
 
     # What is brought about
 
@@ -159,10 +178,9 @@ class Deployment:
             return ""
         self.must(
             "docker", "pull", "--quiet", self.spec.image,
-            remedy="Check the image's name and tag, the internet connection, and the free space "
-            f"under /var/lib (`df -h /var/lib`); then try `docker pull {self.spec.image}` by hand.",
+            failure="image-not-pulled", words={"image": self.spec.image},
         )  # fmt: skip
-        return self.must(*inspect_image, remedy="").strip()
+        return self.must(*inspect_image).strip()
 
     def network_label(self, network: Network) -> str | None:
         """Return how a network of this name was made; None when there is none."""
@@ -176,16 +194,10 @@ class Deployment:
         label = self.network_label(network)
         if label is None:
             if self.changed():
-                self.must(
-                    *network.create_command(),
-                    remedy="`docker network ls` shows the networks there are.",
-                )
+                self.must(*network.create_command(), failure="network-not-made")
         elif label != network.label:
-            self.fail(
-                f"The Docker network {network.name} exists with other properties than are wanted. "
-                f"Stop what uses it (`docker network inspect {network.name}`), then "
-                f"`docker network rm {network.name}`, and run again."
-            )
+            cause = f"The network {network.name} exists with other properties than are asked for."
+            self.fail("network-differs", cause, {"network": network.name})
 
     def write(self, files: dict[str, str], modes: dict[str, int]) -> list[str]:
         """Write the files that differ, each in one step; return their paths."""
@@ -201,12 +213,14 @@ class Deployment:
                 write_atomically(path, text, mode=mode)
         return written
 
-    def explanation(self) -> dict[str, str]:
-        """Return the file that the supervisor explains the container's end by, where asked for."""
+    def library(self) -> dict[str, str]:
+        """Return the supervisor and what it imports: the registry, and a log's reader if asked."""
+        files = {f"{LIBRARY_DIR}/failures.py": inspect.getsource(failures)}
         name = self.spec.explain
-        if name is None:
-            return {}
-        return {f"{LIBRARY_DIR}/{name}_log.py": inspect.getsource(EXPLANATIONS[name])}
+        if name is not None:
+            files[f"{LIBRARY_DIR}/{name}_log.py"] = inspect.getsource(EXPLANATIONS[name])
+        # Last: a run that is cut off leaves no supervisor beside a registry older than itself.
+        return {**files, SUPERVISOR: inspect.getsource(supervisor)}
 
     def show_diff(self, files: dict[str, str], secrets: dict[str, str]) -> None:
         """Give Ansible's diff mode the files before and after, secrets as names only."""
@@ -245,8 +259,7 @@ class Deployment:
             self.ensure_network(network)
         secrets = settle_secrets(secrets_wanted, parse_env(read_text(spec.secrets_file) or ""))
         files = {
-            SUPERVISOR: inspect.getsource(supervisor),
-            **self.explanation(),
+            **self.library(),
             spec.config_file: render_config(spec, image_id),
             spec.env_file: render_env(spec.env, COMMENT),
             spec.secrets_file: render_env(secrets, COMMENT),
@@ -256,16 +269,16 @@ class Deployment:
         written = self.write(files, {spec.secrets_file: PRIVATE})
         self.result.update(image_id=image_id, secrets_file=spec.secrets_file)
         if spec.unit_file in written and not self.check_mode:
-            self.must("systemctl", "daemon-reload", remedy="")
+            self.must("systemctl", "daemon-reload")
         state = self.state()
         verb = "enable" if started else "disable"
         if (state.get("UnitFileState") == "enabled") != started and self.changed():
-            self.must("systemctl", verb, "--quiet", self.unit, remedy="")
+            self.must("systemctl", verb, "--quiet", self.unit)
         if started:
             wanted = supervisor.fingerprint(files[path].encode() for path in spec.files())
             self.start(state, is_current=read_text(spec.fingerprint_file) == wanted, wait=wait)
         elif state.get("ActiveState") not in {"inactive", "failed"} and self.changed():
-            self.must("systemctl", "stop", self.unit, remedy="")
+            self.must("systemctl", "stop", self.unit)
 
     def start(self, state: dict[str, str], *, is_current: bool, wait: bool) -> None:
         """Start or restart the unit unless what runs was started from these very files."""
@@ -289,12 +302,12 @@ class Deployment:
             journal = self.run(*show)[1].splitlines()
             # Not the Status line: by now the next try may have written its own there.
             verdicts = [line[len(SAID) :] for line in journal if line.startswith(SAID)]
-            said = verdicts[-1] if verdicts else err.strip()
-            self.fail(
-                f"{self.unit} did not start: {said.rstrip('.')}. "
-                f"`journalctl -u {self.spec.name} -n 100` on the host shows all that it wrote.",
-                journal=journal,
-            )
+            if not verdicts:
+                words = {"said": err.strip().rstrip(".")}
+                self.fail("service-not-started", words=words, journal=journal)
+            shows = f"`sudo journalctl -u {self.spec.name} -n 100` on the host shows all it wrote."
+            message = f"{self.unit} did not start: {verdicts[-1]} {shows}"
+            self.end(message, named(message) or "service-not-started", journal=journal)
 
     def absent(self) -> None:
         """Take away the unit, its container, settings and networks; keep its secrets."""
@@ -305,13 +318,13 @@ class Deployment:
             if self.network_label(network) == network.label and self.is_unused(network)
         ]
         if unused and self.changed():
-            self.must("docker", "network", "rm", *unused, remedy="")
+            self.must("docker", "network", "rm", *unused)
 
     def is_unused(self, network: Network) -> bool:
         """Tell whether no container but this service's own is on a network."""
         on_it = self.must(
             "docker", "ps", "--all", "--filter", f"network={network.name}",
-            "--format", "{{.Names}}", remedy="",
+            "--format", "{{.Names}}",
         )  # fmt: skip
         return set(on_it.split()) <= {self.spec.name}
 
@@ -326,9 +339,9 @@ class Deployment:
         if not left or not self.changed():
             return
         if spec.unit_file in left:  # an earlier run may have been cut off after it had removed it
-            self.must("systemctl", "disable", "--now", "--quiet", self.unit, remedy="")
+            self.must("systemctl", "disable", "--now", "--quiet", self.unit)
         for path in left:
             Path(path).unlink()
         if not list(Path(spec.config_file).parent.glob("*.json")):
             shutil.rmtree(LIBRARY_DIR, ignore_errors=True)  # no other unit needs it
-        self.must("systemctl", "daemon-reload", remedy="")
+        self.must("systemctl", "daemon-reload")

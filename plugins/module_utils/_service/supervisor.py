@@ -4,10 +4,13 @@
 """The main process of a unit made by the ``container_service`` module: it runs one container.
 
 PRIVATE to this collection. The module copies this file to the host, where systemd starts it as
-``python3 supervisor.py CONFIG.json``; it therefore imports nothing but the standard library. It has
-its own few lines to read an env file and to ask by HTTP, and not files.py and http.py beside it:
-one file is replaced in one step, so that a run that is cut off leaves no two parts that do not fit;
-and a unit restarts when this file changes, which must not happen for what only modules need.
+``python3 supervisor.py CONFIG.json``. It imports the standard library, and two things beside itself
+only when it has a failure to report: failures.py, the registry, and NAME_log.py, the reader of a
+service's log. These are replaced before it, and a change of them restarts no unit. It has its own
+few lines to read an env file and to ask by HTTP, and not files.py and http.py beside it: what it
+runs on is one file, replaced in one step, so that a run that is cut off leaves no two parts that do
+not fit; and a unit restarts when this file changes, which must not happen for what only modules
+need.
 
 systemd alone can start and restart a process. It cannot tell a container that runs from a service
 that answers. The supervisor can: it reports READY only when the probe succeeds, keeps asking, and
@@ -258,16 +261,23 @@ class Supervisor:
             sys.stdout.flush()
         self.over.set()
 
-    def explain(self) -> str:
-        """Say in a sentence why the container ended, from the last lines it wrote."""
+    def describe(self, failure: str, words: dict[str, str], circumstances: str = "") -> str:
+        """Say a failure in the words of the registry, which stands beside this file on the host."""
+        registry = importlib.import_module("failures")
+        known = registry.describe(failure, {"unit": self.config.name, **words})
+        return str(known.message(circumstances))
+
+    def explain(self, ending: str) -> str:
+        """Say why the container ended, from the last lines it wrote."""
         if self.config.explain:
             # Stands beside this file on the host: the failures that this service is known for.
-            known = importlib.import_module(f"{self.config.explain}_log")
-            explanation = known.explain("".join(self.lines))
-            if explanation:
-                return f"{explanation.title}. {explanation.cause} {explanation.remedy}"
+            log = importlib.import_module(f"{self.config.explain}_log")
+            found = log.explain("".join(self.lines))
+            if found:
+                return self.describe(found.id, found.words, f"{ending[0].upper()}{ending[1:]}.")
         written = [line.strip() for line in self.lines if line.strip()]
-        return f"its last line was: {written[-1]}" if written else "it wrote nothing"
+        said = f"its last line was: {written[-1].rstrip('.')}" if written else "it wrote nothing"
+        return self.describe("service-ended", {"ending": ending, "said": said})
 
     def watch(self) -> None:
         """Ask until it answers, report READY, then keep asking; a verdict ends the container."""
@@ -286,9 +296,10 @@ class Supervisor:
                 # One that is crashing fails its probe too, and its end tells more.
                 if self.over.wait(LAST_WORDS):
                     return
-                self.verdict = f"it hangs: {problem}; it is being restarted"
+                self.verdict = self.describe("engine-hung", {"problem": problem})
             elif problem and waited > probe.start_deadline:
-                self.verdict = f"not ready within {probe.start_deadline:g} s: {problem}"
+                late = {"seconds": f"{probe.start_deadline:g}", "problem": problem}
+                self.verdict = self.describe("service-not-ready", late)
             elif problem:
                 show_status(f"starting for {waited:.0f} s: {problem}")
             if self.verdict:
@@ -306,7 +317,7 @@ class Supervisor:
         for command in self.config.create:
             made = subprocess.run(command, capture_output=True, text=True, check=False)
             if made.returncode:
-                say(f"the container cannot be made: {made.stderr.strip()}")
+                say(self.describe("container-not-made", {"said": made.stderr.strip().rstrip(".")}))
                 return False
         return True
 
@@ -342,7 +353,7 @@ class Supervisor:
                 return 0
             if self.verdict is None:
                 copier.join()
-                self.verdict = f"{describe_exit(client.wait())}: {self.explain()}"
+                self.verdict = self.explain(describe_exit(client.wait()))
             say(self.verdict)
             self.remove_container()
             return 1

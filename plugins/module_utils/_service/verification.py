@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import typing as t
+import urllib.parse
 from dataclasses import asdict
 
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import WORDS
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import nvidia_smi
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.health import (
     GpuExpectations,
@@ -105,6 +107,24 @@ def verify_engine(
             "vllm": facts.version or "",
         },
         **_measured(facts),
+    }
+
+
+def words(params: Mapping[str, t.Any]) -> dict[str, str]:
+    """Return what remedies have places for: which unit, and how the endpoint is asked by hand."""
+    container, url = params["container"], params["endpoint"].rstrip("/")
+    asked = (
+        {}
+        if container == WORDS["unit"]
+        else {"curl": "curl", "models": f"curl -sS {url}/v1/models"}
+    )
+    if container and asked:
+        asked = {name: f"sudo docker exec {container} {command}" for name, command in asked.items()}
+    return {
+        "unit": params["unit"],
+        "url": url,
+        "host": urllib.parse.urlsplit(url).hostname or "",
+        **asked,
     }
 
 

@@ -1,18 +1,17 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What vLLM's log says: why a start failed, and what a good start took.
+"""What vLLM's log says: which failure ended a start, and what a good start took.
 
 Standard library only, and no import from Ansible: the supervisor of the service on the host
-imports this file too, to put the cause into ``systemctl status``.
+imports this file too, and says the failure in the words of the registry, _checks/failures.py.
 
-Texts were taken from vLLM 0.26 and 0.32 as released, and from public reports of older versions
-where the wording differed; docs/when-vllm-does-not-start.md lists the identifiers.
+Patterns were taken from vLLM 0.26 and 0.32 as released, and from public reports of older versions
+where the wording differed.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import typing as t
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ if t.TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """A known failure, in words for the person who has to fix it."""
+class Found:
+    """A failure of the registry, and the words of the log that its texts have places for."""
 
     id: str
-    title: str
-    cause: str
-    remedy: str
+    words: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def observed(log_text: str) -> Observed:
     )
 
 
-def explain(log_text: str) -> Explanation | None:
+def explain(log_text: str) -> Found | None:
     """Name the failure of the last start in the log; None if it is not a known one.
 
     What stopped the start is preferred to what only slowed it.
@@ -74,7 +71,8 @@ def explain(log_text: str) -> Explanation | None:
     for rule in _RULES:
         found = rule.pattern.search(log)
         if found:
-            return rule.explained(found)
+            words = {name: word for name, word in found.groupdict().items() if word}
+            return Found(rule.id, words | rule.also(words))
     return None
 
 
@@ -83,55 +81,39 @@ def explain(log_text: str) -> Explanation | None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """A text of vLLM's, and what it means. Braces are filled from the pattern's named groups."""
+    """A text of vLLM's, and the failure that it stands for. Named groups become words."""
 
     id: str
-    title: str
     pattern: re.Pattern[str]
-    cause: str
-    remedy: str
-    also: Callable[[re.Match[str]], dict[str, t.Any]] = lambda _found: {}
-
-    def explained(self, found: re.Match[str]) -> Explanation:
-        words = found.groupdict(default="") | self.also(found)
-        return Explanation(
-            self.id, self.title, self.cause.format(**words), self.remedy.format(**words)
-        )
+    also: Callable[[dict[str, str]], dict[str, str]] = lambda _words: {}
 
 
-_HEADROOM_GIB = 0.1  # a desktop's own use changes by this much from minute to minute
 _CONTEXT_STEP = 256  # a number that people can read, never more than vLLM's estimate
 
 
-def _utilization_that_fits(found: re.Match[str]) -> dict[str, t.Any]:
-    free, total = float(found["free"]), float(found["total"])
-    return {"fits": math.floor(max(0.0, free - _HEADROOM_GIB) / total * 100) / 100}
-
-
-def _shorter_context(found: re.Match[str]) -> dict[str, t.Any]:
+def _shorter_context(words: dict[str, str]) -> dict[str, str]:
     """Take the longest context that vLLM itself says would fit, rounded down."""
-    longest = int(found["estimate"] or 0) // _CONTEXT_STEP * _CONTEXT_STEP
-    value = f"vllm_max_model_len: {longest}" if longest else "a shorter vllm_max_model_len"
-    return {"setting": value}
+    longest = int(words.get("estimate", 0)) // _CONTEXT_STEP * _CONTEXT_STEP
+    return {"shorter": str(longest)} if longest else {}
 
 
-def _fewer_chats(found: re.Match[str]) -> dict[str, t.Any]:
-    return {"fewer": max(1, min(16, int(found["seqs"]) // 2))}
+def _fewer_chats(words: dict[str, str]) -> dict[str, str]:
+    return {"fewer": str(max(1, min(16, int(words["seqs"]) // 2)))}
 
 
-def _parser_variables(found: re.Match[str]) -> dict[str, t.Any]:
-    """Name the variables of the parsers that a message is about."""
-    words = found[0]
+def _parser_settings(words: dict[str, str]) -> dict[str, str]:
+    """Take what vLLM said, and the variables of the parsers that it is about."""
+    complaint = words["complaint"]
     variables = [
         variable
         for variable, mark in (
             ("vllm_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
             ("vllm_reasoning_parser", r"reasoning[-_ ]parser"),
         )
-        if re.search(mark, words, re.IGNORECASE)
+        if re.search(mark, complaint, re.IGNORECASE)
     ]
     settings = (f"{variable}: auto" for variable in variables or ["vllm_tool_call_parser"])
-    return {"settings": " and ".join(settings)}
+    return {"complaint": complaint.strip().rstrip(".!"), "settings": " and ".join(settings)}
 
 
 _OOM = r"(?:CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED)"
@@ -139,287 +121,167 @@ _NEEDS = r"(?: Tried to allocate (?P<wanted>[\d.]+ [KMG]iB))?"
 
 _RULES: t.Final = (
     _Rule(
-        "no-gpu-seen",
-        "vLLM sees no GPU",
+        "container-without-gpu",
         re.compile(r"Failed to infer device type|No CUDA GPUs are available"),
-        "The container was started without the GPU, or lost it.",
-        "Run `nvidia-smi` on the host; if it works, run the play again so that the container is"
-        " made anew with its GPU.",
     ),
     _Rule(
-        "driver-too-old",
-        "The NVIDIA driver is too old for this image",
+        "driver-too-old-for-image",
         re.compile(
-            r"driver on your system is too old \(found version (?P<found>\d+)\)"
-            r"|unsatisfied condition: cuda\s*>=\s*(?P<wants>[\d.]+)"
+            r"driver on your system is too old|unsatisfied condition: cuda\s*>="
             r"|CUDA driver version is insufficient"
         ),
-        "The image needs a newer CUDA than the driver offers.",
-        "Install the driver branch that the role nvidia_driver installs by default, and reboot;"
-        " or choose an older vllm_image.",
     ),
     _Rule(
         "shared-memory-too-small",
-        "The container's shared memory is too small",
         re.compile(
             r"Insufficient space in /dev/shm for shared-memory allocation:"
             r" (?P<need>[\d.]+ \w+) required, (?P<have>[\d.]+ \w+) free"
         ),
-        "vLLM needs {need} in /dev/shm, there are {have}.",
-        "Set vllm_shm_size: 4g",
     ),
     _Rule(
         "memory-held-by-others",
-        "Something else holds GPU memory",
         re.compile(
             r"Free memory on device[^(]*\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup"
-            r" is less than desired GPU memory utilization"
-            r" \((?P<wanted>[\d.]+)(?:, (?P<budget>[\d.]+) GiB)?\)"
+            r" is less than desired GPU memory utilization \((?P<wanted>[\d.]+)[,)]"
         ),
-        "{free} GiB of {total} GiB were free, vLLM was told to take {wanted} of the card."
-        " A desktop session, a game or an older engine holds the rest.",
-        "Run `nvidia-smi` to see which process holds memory and end it; or set"
-        " vllm_gpu_memory_utilization: {fits}",
-        _utilization_that_fits,
     ),
     _Rule(
         "memory-changed-while-measuring",
-        "GPU memory changed hands while vLLM measured it",
-        re.compile(r"Error in memory profiling\.? Initial free memory (?P<free>[\d.]+)"),
-        "Another process gave back GPU memory during the start, so vLLM's own measurement failed.",
-        "Start the service again; if it recurs, end the other process that `nvidia-smi` shows.",
+        re.compile(r"Error in memory profiling\.? Initial free memory"),
     ),
     _Rule(
         "context-exceeds-model",
-        "The context is longer than the model's",
         re.compile(
             r"max_model_len \((?P<wanted>\d+)\) is greater than the derived max_model_len"
-            r" \(\w+=(?P<native>\d+)"
+            r" \(\w+=(?P<context>\d+)"
         ),
-        "vllm_max_model_len is {wanted}, the model was made for {native} tokens.",
-        "Set vllm_max_model_len: {native}, or choose a model with a longer context:"
-        " docs/what-fits.md lists them.",
     ),
     _Rule(
         "context-exceeds-kv-cache",
-        "One full-length chat does not fit into the KV cache",
         re.compile(
             r"max seq len \((?P<wanted>\d+)\)[, ]+\(?(?P<need>[\d.]+) GiB KV\s+cache is needed"
             r".*?available KV cache\s+memory \((?P<have>[\d.]+) GiB\)"
             r"(?:.*?estimated maximum model length is (?P<estimate>\d+))?"
         ),
-        "A chat of {wanted} tokens needs {need} GiB of KV cache, there are {have} GiB.",
-        "Set {setting}, or choose a smaller model or one in INT4.",
         _shorter_context,
     ),
     _Rule(
         "context-exceeds-kv-cache",
-        "One full-length chat does not fit into the KV cache",
         re.compile(
             r"max seq len \((?P<wanted>\d+)\) is larger than the maximum number of tokens"
             r" that can be stored in KV cache \((?P<estimate>\d+)\)"
         ),
-        "A chat may have {wanted} tokens, the KV cache holds {estimate}.",
-        "Set {setting}, or choose a smaller model or one in INT4.",
         _shorter_context,
     ),
-    _Rule(
-        "no-room-for-kv-cache",
-        "No memory is left for the KV cache",
-        re.compile(r"No available memory for the cache blocks"),
-        "Weights and working memory use all that vLLM may take.",
-        "Choose a smaller model or one in INT4, or lower vllm_max_num_seqs; raise"
-        " vllm_gpu_memory_utilization only if `nvidia-smi` shows memory that nobody uses.",
-    ),
+    _Rule("no-room-for-kv-cache", re.compile(r"No available memory for the cache blocks")),
     _Rule(
         "graphs-exceed-memory",
-        "Memory ran out while warming up",
         re.compile(rf"{_OOM} occurred when warming up sampler with (?P<seqs>\d+) dummy requests"),
-        "vLLM rehearsed {seqs} chats at once, and the card has no room for so many.",
-        "Set vllm_max_num_seqs: {fewer}; if that is not enough, vllm_enforce_eager: true.",
         _fewer_chats,
     ),
     # Where in the start memory ran out says which term is too large. The last stage comes first.
     _Rule(
         "memory-ran-out-serving",
-        "Memory ran out while serving",
-        re.compile(rf"Application startup complete.*{_OOM}{_NEEDS}", re.DOTALL),
-        "The card had no room left for a request. Another program took memory after the start, or"
-        " the working memory was planned too small.",
-        "Run `nvidia-smi` to see who else holds memory; or set model_reserve_mib: 512 and run the"
-        " play again: the plan is then made with a smaller KV cache.",
+        re.compile(rf"Application startup complete.*{_OOM}", re.DOTALL),
     ),
     _Rule(
         "graphs-exceed-memory",
-        "Memory ran out while making CUDA graphs",
         re.compile(
             r"(?:Capturing CUDA graph|Profiling CUDA graph|in capture_model|_dummy_sampler_run)"
-            rf".*{_OOM}{_NEEDS}",
+            rf".*{_OOM}",
             re.DOTALL,
         ),
-        "CUDA graphs take memory on top of weights and KV cache, more for more chats at once.",
-        "Set vllm_max_num_seqs: 8; if that is not enough, vllm_enforce_eager: true (slower, but"
-        " without graphs).",
     ),
     _Rule(
         "no-room-to-compile",
-        "Memory ran out while vLLM compiled the model",
-        re.compile(rf"Failed to run autotuning code block: {_OOM}{_NEEDS}"),
-        "To try its kernels, the compiler makes itself another embedding of {wanted}, beside the"
-        " weights; the KV cache gets that place only afterwards.",
-        "Free what `nvidia-smi` shows that other programs hold; or set vllm_enforce_eager: true"
-        " (slower answers, nothing is compiled); or choose a smaller model.",
+        re.compile(rf"Failed to run autotuning code block: {_OOM}\.?{_NEEDS}"),
     ),
     _Rule(
         "kv-cache-exceeds-memory",
-        "Memory ran out while making the KV cache",
-        re.compile(rf"in allocate_kv_cache.*?{_OOM}{_NEEDS}", re.DOTALL),
-        "The KV cache is one piece of {wanted}, and the card has no such piece free any more:"
-        " another program took memory since the plan was made, or vllm_env overrides"
-        " PYTORCH_CUDA_ALLOC_CONF, without which the compiler's scratch stays in the way.",
-        "End what `nvidia-smi` shows that other programs hold; or set model_reserve_mib: 768 and"
-        " run the play again: the plan is then made with a smaller KV cache.",
+        re.compile(rf"in allocate_kv_cache.*?{_OOM}\.?{_NEEDS}", re.DOTALL),
     ),
     _Rule(
         "activations-exceed-memory",
-        "Memory ran out in the trial run",
-        re.compile(rf"Model loading took.*{_OOM}{_NEEDS}", re.DOTALL),
-        "The weights fit, the working memory for a full batch does not.",
-        "Set model_reserve_mib: 512 and run the play again: the plan is then made with a smaller KV"
-        " cache. Smaller batches alone do not help: the plan gives what they save to the KV cache.",
+        re.compile(rf"Model loading took.*{_OOM}", re.DOTALL),
     ),
+    _Rule("weights-exceed-memory", re.compile(_OOM)),
     _Rule(
-        "weights-exceed-memory",
-        "The weights do not fit into the card's memory",
-        re.compile(_OOM + _NEEDS),
-        "The model is larger than the free memory of the card.",
-        "Choose a smaller model or one in INT4: `ansible-playbook sparerig.llm.fit` lists what"
-        " fits.",
-    ),
-    _Rule(
-        "model-is-gated",
-        "The model may not be downloaded without permission",
+        "hub-license-not-accepted",
         re.compile(
             r"gated repo|GatedRepoError|Access to model (?P<repository>\S+) is restricted"
             r"|(?:401|403) Client Error.*huggingface"
         ),
-        "Its license was not accepted on its page, or no token was given.",
-        "Accept the license on the model's page, put a token into model_store_token (vaulted),"
-        " and run the play again; or choose a model that is not gated.",
     ),
-    _Rule(
-        "act-order-refused",
-        "This GPTQ file was made with act-order",
-        re.compile(r"\(desc_act=True\) is no longer\s+supported"),
-        "vLLM 0.30 and later refuses GPTQ files with desc_act true and a group size.",
-        "Choose a copy of the model made with desc_act false; the catalogue holds only such.",
-    ),
+    _Rule("act-order-refused", re.compile(r"\(desc_act=True\) is no longer\s+supported")),
     _Rule(
         "quantization-unsupported",
-        "vLLM cannot run this quantisation",
         re.compile(
-            r"Unsupported quantization config: (?P<what>[^\n[]+)"
-            r"|(?P<unknown>Unknown quantization method[^\n]*)"
-            r"|Cannot find the config file for (?P<forced>\w+)"
-            r"|does not match the quantization method specified in the `quantization` argument"
+            r"(?P<what>Unsupported quantization config: [^\n[]+|Unknown quantization method[^\n]*"
+            r"|Cannot find the config file for \w+"
+            r"|does not match the quantization method specified in the `quantization` argument)"
         ),
-        "The files of the model and the wanted quantisation do not go together."
-        " {what}{unknown}{forced}",
-        "Remove --quantization from vllm_extra_args if it is there: vLLM reads the method from the"
-        " model. Else choose another copy of the model, or the vllm_image that served it before.",
+        lambda words: {"what": f"vLLM says: {words['what'].strip().rstrip('.')}."},
     ),
     _Rule(
-        "gpu-too-old",
-        "The card cannot calculate in bfloat16",
+        "bfloat16-unsupported",
         re.compile(
             r"Bfloat16 is only supported on GPUs\s+with compute capability of at least 8\.0\."
             r"(?: Your (?P<card>.+?) GPU)?"
         ),
-        "{card} has a compute capability below 8.0.",
-        "Set vllm_dtype: half",
     ),
     _Rule(
-        "gpu-too-old",
-        "The card is too old for this quantisation",
+        "card-too-old-for-quantization",
         re.compile(
             r"is not supported for the current GPU\. *\s*(?:Minimum|Min|Required) capability:"
             r" (?P<least>\d+)\.\s+Current capability: (?P<has>\d+)"
         ),
-        "The quantisation needs compute capability {least}, the card has {has} (both times ten).",
-        "Choose a model in GPTQ or AWQ INT4: `ansible-playbook sparerig.llm.fit` lists what runs.",
     ),
     _Rule(
         "fp8-kv-cache-unsupported",
-        "The card cannot keep its KV cache in FP8",
         re.compile(r"FP8 KV cache[^\n]*requires SM89\+|an FP8 KV cache needs native fp8e4nv"),
-        "An FP8 KV cache needs compute capability 8.9.",
-        "Set vllm_kv_cache_dtype: auto",
     ),
-    _Rule(
-        "gpu-too-old",
-        "The card is too old for this vLLM",
-        re.compile(r"no kernel image is available for execution on the device"),
-        "vLLM 0.20 and later is built for compute capability 7.5 and newer.",
-        "This card cannot serve with this image; a card from the RTX 20 series on can.",
-    ),
+    _Rule("card-too-old", re.compile(r"no kernel image is available for execution on the device")),
     _Rule(
         "architecture-unknown",
-        "vLLM does not know this kind of model",
         re.compile(r"Model architectures (?P<names>\[[^\]]*\]) are not supported for now"),
-        "The config.json names {names}.",
-        "Choose another model, or a newer vllm_image that knows it.",
     ),
     _Rule(
         "parser-not-for-tokenizer",
-        "A parser does not go with the model's tokenizer",
         re.compile(
-            r"(?P<flags>--(?:tool-call|reasoning)-parser \S+(?: and --reasoning-parser \S+)?)"
-            r" cannot be used with the tokenizer of '(?P<model>[^']*)': (?P<reason>[^\n]+)"
-            r"|(?P<needs>(?:--(?:tool-call|reasoning)-parser \S+ ?)+requires `response_template`"
-            r" metadata)"
-            r"|(?P<pair>--reasoning-parser \S+ and --tool-call-parser \S+ cannot be combined)"
-            r"|(?P<package>The Cohere Command parser requires the `cohere_melody` package)"
+            r"(?P<complaint>"
+            r"--(?:tool-call|reasoning)-parser \S+(?: and --reasoning-parser \S+)?"
+            r" cannot be used with the tokenizer of '[^']*': [^\n]+"
+            r"|(?:--(?:tool-call|reasoning)-parser \S+ ?)+requires `response_template` metadata"
+            r"|--reasoning-parser \S+ and --tool-call-parser \S+ cannot be combined"
+            r"|The Cohere Command parser requires the `cohere_melody` package"
             # Without the words around it: vLLM before it checked this at the start.
-            r"|(?P<own>[^\n:]*could not locate[^\n]*(?:token|tag)[^\n]* in the tokenizer[^\n]*)"
+            r"|[^\n:]*could not locate[^\n]*(?:token|tag)[^\n]* in the tokenizer[^\n]*)"
         ),
-        "vLLM was told {flags}{needs}{pair}{package}{own} {reason}. The model was made to write"
-        " calls or thoughts in another way than this parser reads.",
-        "Set {settings}, and run the play again: then the parser follows from the model.",
-        _parser_variables,
+        _parser_settings,
     ),
     _Rule(
         "parser-unknown",
-        "This vLLM knows no parser of that name",
         re.compile(
-            r"invalid (?P<kind>tool call|reasoning) parser: (?P<name>\S+)"
-            r"|requires tool_parser:'(?P<tool>[^']+)' which has not been registered"
-            r"|reasoning_parser_name='(?P<reasoning>[^']+)' has not been registered"
+            r"(?P<complaint>invalid (?:tool call|reasoning) parser: [^\s']+"
+            r"|requires tool_parser:'[^']+' which has not been registered"
+            r"|reasoning_parser_name='[^']+' has not been registered)"
         ),
-        "The parser {name}{tool}{reasoning} is misspelt, or of another version of vLLM.",
-        "Set {settings}, and run the play again: then the parser follows from the model.",
-        _parser_variables,
+        _parser_settings,
     ),
-    _Rule(
-        "no-chat-template",
-        "The model has no chat template",
-        re.compile(r"default chat template is no longer\s+allowed"),
-        "The tokenizer defines no template, so chats are refused.",
-        "Give one with --chat-template in vllm_extra_args, or choose the model's Instruct version.",
-    ),
+    _Rule("chat-template-missing", re.compile(r"default chat template is no longer\s+allowed")),
     # What runs, but not as it should: only where nothing above stopped the start.
     _Rule(
         "gptq-kernel-slow",
-        "GPTQ runs on its slow kernel",
         re.compile(
             r"so forcing gptq\. Use quantization=gptq_marlin"
             r"|gptq quantization is not fully optimized yet"
         ),
-        "--quantization gptq was given, which keeps vLLM up to 0.21 from its faster Marlin kernel.",
-        "Remove --quantization from vllm_extra_args.",
     ),
 )
 
-IDENTIFIERS: t.Final = frozenset(rule.id for rule in _RULES)
+
+# Every failure that a log can tell of, in the order in which they are looked for.
+IDENTIFIERS: t.Final = tuple(dict.fromkeys(rule.id for rule in _RULES))
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import difflib
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.versions import vllm_version
 
 if t.TYPE_CHECKING:
@@ -34,20 +35,15 @@ NONE: t.Final = ""
 FLAGS: t.Final = {TOOL: "--tool-call-parser", REASONING: "--reasoning-parser"}
 VARIABLES: t.Final = {TOOL: "vllm_tool_call_parser", REASONING: "vllm_reasoning_parser"}
 
-# The failures found here, as they stand in the registry.
-UNKNOWN: t.Final = "parser-unknown"
-NOT_FOR_TOKENIZER: t.Final = "parser-not-for-tokenizer"
-
 
 class ParserError(ValueError):
-    """A parser that was asked for cannot be used. ``failure`` is its identifier."""
+    """A parser that was asked for cannot be used: ``explanation`` is its failure, as seen here."""
 
-    def __init__(self, failure: str, seen: str, cause: str, remedy: str) -> None:
-        super().__init__(f"{seen}. {cause} {remedy} ({failure})")
+    def __init__(self, failure: str, seen: str, *, cause: str, advice: str) -> None:
+        self.explanation = describe(failure, cause=cause, advice=advice)
+        super().__init__(self.explanation.message(f"{seen}."))
         self.failure = failure
         self.seen = seen
-        self.cause = cause
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -173,10 +169,10 @@ def refuse_name(kind: str, name: str, table: Table) -> None:
         return
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
     raise ParserError(
-        UNKNOWN,
+        "parser-unknown",
         f"vLLM {table.version} knows no {FLAGS[kind]} {name!r}",
-        f"Perhaps {' or '.join(near)} is meant." if near else "It is of another version.",
-        f"Set {VARIABLES[kind]}: auto, so that the parser of the model is taken, or one of"
+        cause=f"Perhaps {' or '.join(near)} is meant." if near else "It is of another version.",
+        advice=f"Set {VARIABLES[kind]}: auto, so that the parser of the model is taken, or one of"
         f" {', '.join(sorted(known))}.",
     )
 
@@ -331,10 +327,11 @@ def wanted(kind: str, name: str, table: Table, tokenizer: Tokenizer | None) -> P
     reason = why_not(kind, name, table, tokenizer) if tokenizer else ""
     if reason:
         raise ParserError(
-            NOT_FOR_TOKENIZER,
+            "parser-not-for-tokenizer",
             f"{FLAGS[kind]} {name} cannot be used with the tokenizer of this model: {reason}",
-            f"The parser is of another family of models; vLLM {table.version} would not start.",
-            f"Set {VARIABLES[kind]}: auto.",
+            cause="The parser is of another family of models;"
+            f" vLLM {table.version} would not start.",
+            advice=f"Set {VARIABLES[kind]}: auto.",
         )
     return Parser(name, f"{name}, as was asked.")
 

@@ -61,5 +61,6 @@ def test_the_best_model_for_each_card(name: str) -> None:
 
 def test_every_failure_has_its_line() -> None:
     page = (DOCS / "when-vllm-does-not-start.md").read_text()
-    rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
-    assert rows == vllm_log.IDENTIFIERS
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    for identifier in vllm_log.IDENTIFIERS:
+        assert any(identifier in row for row in rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sparerig.llm.plugins.module_utils._checks import failures
 from ansible_collections.sparerig.llm.plugins.module_utils._service import (
     deployment,
     spec,
@@ -458,7 +459,7 @@ def test_no_docker(run: Run, host: Host) -> None:
     assert run(check=True, networks=[{"name": "own"}])["changed"]
     refused = run()
     assert refused["failed"]
-    assert refused["msg"].startswith("Docker is not installed on this host.")
+    assert refused["msg"].startswith("Docker is not installed (docker-missing): ")
 
 
 @pytest.mark.parametrize(
@@ -482,23 +483,28 @@ def test_a_command_that_fails(run: Run, host: Host, command: str, words: str) ->
 
 def test_a_failure_to_start_names_the_cause(run: Run, host: Host) -> None:
     host.failing = {"systemctl restart": "Job for engine.service failed.\n"}
-    host.journal = "sparerig: first\nTraceback\nsparerig: vLLM sees no GPU. Look.\nnoise\n"
+    said = "The container does not use the GPU (container-without-gpu): It lost it. Remedy: Look."
+    host.journal = f"sparerig: first\nTraceback\nsparerig: {said}\nnoise\n"
     answer = run()
     assert answer["failed"]
     assert answer["changed"]
-    assert answer["msg"].startswith("engine.service did not start: vLLM sees no GPU. Look. ")
-    assert "`journalctl -u engine -n 100`" in answer["msg"]
+    assert answer["msg"].startswith(f"engine.service did not start: {said} ")
+    assert answer["failure"] == "container-without-gpu"
+    assert "`sudo journalctl -u engine -n 100`" in answer["msg"]
     assert answer["journal"] == host.journal.splitlines()
 
 
 def test_a_failure_to_start_that_nobody_explains(run: Run, host: Host) -> None:
     host.failing = {"systemctl restart": "Job for engine.service failed.\n"}
-    assert run()["msg"].startswith("engine.service did not start: Job for engine.service failed. ")
+    answer = run()
+    assert answer["failure"] == "service-not-started"
+    assert "(service-not-started): systemd says: Job for engine.service failed. " in answer["msg"]
 
 
 def test_what_explains_failures_is_installed_where_it_is_asked_for(run: Run, host: Host) -> None:
     run()
-    assert [path.name for path in (host.root / "lib").iterdir()] == ["supervisor.py"]
+    assert {path.name for path in (host.root / "lib").iterdir()} == {"failures.py", "supervisor.py"}
+    assert text(host, "lib/failures.py") == inspect.getsource(failures)
     run(explain="vllm")
     assert text(host, "lib/vllm_log.py") == inspect.getsource(vllm_log)
 

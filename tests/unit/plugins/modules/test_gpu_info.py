@@ -154,7 +154,7 @@ def test_broken_driver_is_an_answer(
 @pytest.mark.parametrize(
     ("answer", "options", "says"),
     [
-        ("surprise", {}, "See what 'nvidia-smi' prints"),
+        ("surprise", {}, "(driver-answer-not-understood): "),
         ("", {"timeout": 0}, "timeout is 0.0: it must be above 0"),
     ],
 )

@@ -126,7 +126,7 @@ def test_check_mode_tells_bytes_and_writes_nothing(site: Site) -> None:
 
 def test_check_mode_finds_a_refused_model(site: Site) -> None:
     site.hub.add(NAME, changed(FILES, quantization_config=DESC_ACT))
-    assert site.run(check=True)["failure"] == "model-refused"
+    assert site.run(check=True)["failure"] == "act-order-refused"
 
 
 def test_revision_stays_until_asked(site: Site) -> None:
@@ -184,7 +184,7 @@ def test_weights_that_are_damaged_on_the_hub(site: Site) -> None:
     plain = {name: content for name, content in FILES.items() if "safetensors" not in name}
     commit = site.hub.add(NAME, {**plain, "pytorch_model.bin": b"x"})
     answer = site.run()
-    assert answer["failure"] == "model-refused"
+    assert answer["failure"] == "model-file-damaged"
     assert "not a complete PyTorch file" in answer["msg"]
     assert "pytorch_model.bin" in site.content(commit)
 
@@ -288,7 +288,7 @@ FAILURES = {
     ),
     "too many requests for ever": Failure(
         "hub-rate-limited",
-        ("too many requests", "token", "is kept"),
+        ("too many requests", "token", "stays"),
         faults=[Fault("config.json", times=999, status=429)],
     ),
     "server error for ever": Failure(
@@ -328,7 +328,7 @@ FAILURES = {
         faults=[Fault("/api/models", status=200)],
     ),
     "activation ordering": Failure(
-        "model-refused",
+        "act-order-refused",
         ("desc_act", "not downloaded", "vLLM 0.30"),
         files=changed(FILES, quantization_config=DESC_ACT),
     ),
@@ -356,7 +356,7 @@ FAILURES = {
         {"reasoning_parser": "step5", "vllm_image": "vllm/vllm-openai:v0.32.0"},
     ),
     "a damaged tokenizer": Failure(
-        "model-refused",
+        "model-file-damaged",
         ("tokenizer.json: it has no vocabulary", "not downloaded"),
         files={**FILES, "tokenizer.json": b"{}"},
     ),
@@ -366,12 +366,12 @@ FAILURES = {
         files={**FILES, "tokenizer_config.json": b"{}"},
     ),
     "no config.json": Failure(
-        "model-refused",
+        "model-config-missing",
         ("no config.json",),
         files={name: content for name, content in FILES.items() if name != "config.json"},
     ),
     "a shard is not in the repository": Failure(
-        "model-refused",
+        "model-weights-missing",
         (SHARDS[1], "Choose another release"),
         files={name: content for name, content in FILES.items() if name != SHARDS[1]},
     ),
@@ -523,8 +523,8 @@ def test_second_run_at_the_same_time(site: Site) -> None:
     with (folder / ".busy").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         answer = site.run()
-    assert answer["failure"] == "busy"
-    assert f"tail -f {folder}/download.log" in answer["msg"]
+    assert answer["failure"] == "download-running"
+    assert f"`tail -n 3 {folder}/download.log`" in answer["msg"]
     assert site.run()["changed"]
 
 
@@ -652,7 +652,7 @@ def test_client_missing(
     assert "would be downloaded" in told["msg"]
     answer = site.run(root=elsewhere, python=python)
     assert answer["failure"] == "client-missing"
-    assert "python3 -m venv" in answer["msg"]
+    assert "Run the role model_store first" in answer["msg"]
 
 
 def test_client_of_another_python(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

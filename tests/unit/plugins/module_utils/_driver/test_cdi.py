@@ -73,7 +73,7 @@ def test_docker_reads_cdi(answer: Answer | None, *, reads: bool | None) -> None:
     ("answer", "status", "failure"),
     [
         (Answer(0, "GPU 0: NVIDIA GeForce RTX 3060 (UUID: GPU-1)\n", ""), "pass", ""),
-        (Answer(0, "No devices found.\n", ""), "fail", ""),
+        (Answer(0, "No devices found.\n", ""), "fail", "gpu-container-failed"),
         (
             Answer(255, "Failed to initialize NVML: Unknown Error\n", ""),
             "fail",

@@ -146,7 +146,7 @@ def test_where_a_package_came_from(name: str, version: str, origin: str) -> None
     found = reader.find_foreign(FakeHost({}), {name: Package(name, version)})
     assert [one.origin for one in found] == ([origin] if origin else [])
     if origin:
-        assert found[0].remedy == f"'sudo apt-get purge {name}'"
+        assert found[0].remedy == f"`sudo apt-get purge {name}`"
 
 
 def test_the_run_installer_leaves_its_uninstaller() -> None:

@@ -20,6 +20,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.sparerig.llm.plugins.module_utils._checks import failures
 from ansible_collections.sparerig.llm.plugins.module_utils._service import supervisor
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 
@@ -53,6 +54,7 @@ class Unit:
         for name in ("docker", "service.py"):
             shutil.copy(STAND_INS / name, root)
         shutil.copy(supervisor.__file__, root / "supervisor.py")
+        shutil.copy(failures.__file__, root / "failures.py")
         shutil.copy(vllm_log.__file__, root / "vllm_log.py")
         self.secrets_file.write_text(f"# secrets\nOTHER=1\nKEY={KEY}\n")
         self.mood("fine")
@@ -258,7 +260,10 @@ def test_a_start_that_takes_too_long(unit: Unit) -> None:
     unit.configure(start_deadline=1)
     unit.start()
     assert unit.end() == 1
-    assert unit.last_words.startswith("not ready within 1 s: ")
+    assert unit.last_words.startswith(
+        "The service did not answer in time after its start (service-not-ready): It was not ready"
+        " within 1 s: "
+    )
     assert "READY=1" not in unit.notices
     assert unit.asked[-1] == "rm --force engine"
 
@@ -272,8 +277,9 @@ def test_a_hang_ends_it(unit: Unit) -> None:
     unit.wait_for("READY=1")
     unit.mood("hanging")
     assert unit.end() == 1
-    assert unit.last_words == (
-        "it hangs: /v1/completions gave no answer within 2 s; it is being restarted"
+    assert unit.last_words.startswith(
+        "The service takes requests and does not answer them (engine-hung): It hangs:"
+        " /v1/completions gave no answer within 2 s; it is being restarted. "
     )
     assert unit.asked[-1] == "rm --force engine"
 
@@ -290,7 +296,7 @@ def test_a_full_house_is_no_hang(unit: Unit) -> None:
         time.sleep(0.1)
     unit.mood("fine")
     assert unit.stop() == 0
-    assert "hangs" not in unit.journal
+    assert "engine-hung" not in unit.journal
 
 
 def test_a_crash_is_told_as_one_though_the_probe_fails_first(unit: Unit) -> None:
@@ -299,9 +305,9 @@ def test_a_crash_is_told_as_one_though_the_probe_fails_first(unit: Unit) -> None
     unit.wait_for("READY=1")
     unit.mood("dying")
     assert unit.end() == 1
-    assert unit.last_words == (
-        "the container ended with exit status 2: its last line was: "
-        "RuntimeError: Engine core initialization failed."
+    assert unit.last_words.startswith(
+        "The service ended by itself (service-ended): the container ended with exit status 2; its"
+        " last line was: RuntimeError: Engine core initialization failed. "
     )
 
 
@@ -312,32 +318,37 @@ def test_killed(unit: Unit) -> None:
     os.kill(unit.container_pid(), signal.SIGKILL)
     assert unit.end() == 1
     assert unit.last_words.startswith(
-        "the container ended with exit status 137 "
-        "(killed, by somebody or by the kernel for want of memory): "
+        "The service ended by itself (service-ended): the container ended with exit status 137 "
+        "(killed, by somebody or by the kernel for want of memory); "
     )
 
 
 @pytest.mark.parametrize(
-    ("explain", "last_words", "verdict"),
+    ("explain", "last_words", "failure", "verdict"),
     [
-        (None, "", "it wrote nothing"),
-        (None, "first\nsecond\n\n", "its last line was: second"),
-        ("vllm", "nobody knows this\n", "its last line was: nobody knows this"),
+        (None, "", "service-ended", "it wrote nothing"),
+        (None, "first\nsecond\n\n", "service-ended", "its last line was: second"),
+        ("vllm", "nobody knows this\n", "service-ended", "its last line was: nobody knows this"),
         (
             "vllm",
             "RuntimeError: Failed to infer device type, please set ...\n",
-            "vLLM sees no GPU",
+            "container-without-gpu",
+            "was started without the GPU",
         ),
     ],
 )
 def test_an_end_is_explained(
-    unit: Unit, explain: str | None, last_words: str, verdict: str
+    unit: Unit, explain: str | None, last_words: str, failure: str, verdict: str
 ) -> None:
     (unit.root / "last-words").write_text(last_words)
     unit.configure(explain)
     unit.start()
     assert unit.end() == 1
-    assert unit.last_words.startswith(f"the container ended with exit status 1: {verdict}")
+    assert f" ({failure}): " in unit.last_words
+    assert "he container ended with exit status 1" in unit.last_words
+    assert verdict in unit.last_words
+    assert " Remedy: `" in unit.last_words
+    unit.wait_for("STATUS=", f" ({failure}): ")
 
 
 def test_a_container_that_cannot_be_made(unit: Unit) -> None:
@@ -345,7 +356,10 @@ def test_a_container_that_cannot_be_made(unit: Unit) -> None:
     unit.configure()
     unit.start()
     assert unit.end() == 1
-    assert unit.last_words == "the container cannot be made: No such image: engine:1"
+    assert unit.last_words.startswith(
+        "The container cannot be made (container-not-made): Docker says: No such image: engine:1. "
+    )
+    assert "`cat /etc/sparerig/engine.json`" in unit.last_words
     assert unit.asked == ["rm --force engine", "create --name engine", "rm --force engine"]
 
 

@@ -11,8 +11,13 @@ import sys
 import typing as t
 
 import pytest
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import (
+    FAILURES as REGISTRY,
+)
+from ansible_collections.sparerig.llm.plugins.module_utils._checks.failures import describe
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm import log as vllm_log
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import (
+    IDENTIFIERS,
     Observed,
     explain,
     observed,
@@ -29,11 +34,15 @@ OOM = (
 
 # (what vLLM writes, the identifier, what the remedy must name)
 FAILURES = [
-    ("RuntimeError: Failed to infer device type, please set ...", "no-gpu-seen", "nvidia-smi"),
+    (
+        "RuntimeError: Failed to infer device type, please set ...",
+        "container-without-gpu",
+        "nvidia-smi",
+    ),
     (
         "RuntimeError: The NVIDIA driver on your system is too old (found version 12080).",
-        "driver-too-old",
-        "nvidia_driver",
+        "driver-too-old-for-image",
+        "nvidia_driver_branch",
     ),
     (
         (
@@ -87,7 +96,7 @@ FAILURES = [
             " reduce GPU memory used by other processes."
         ),
         "memory-held-by-others",
-        "vllm_gpu_memory_utilization: 0.88",
+        "vllm_max_num_seqs",
     ),
     (  # 0.9 to 0.10: no device name
         (
@@ -96,7 +105,7 @@ FAILURES = [
             " memory used by other processes."
         ),
         "memory-held-by-others",
-        "vllm_gpu_memory_utilization: 0.52",
+        "vllm_max_model_len",
     ),
     (
         (
@@ -134,7 +143,7 @@ FAILURES = [
             " (0.01 GiB). Based on the available memory, the estimated maximum model length is 80."
         ),
         "context-exceeds-kv-cache",
-        "a shorter vllm_max_model_len",
+        "vllm_max_model_len: a lower number",
     ),
     (  # up to 0.8
         (
@@ -178,14 +187,14 @@ FAILURES = [
         "memory-ran-out-serving",
         "nvidia-smi",
     ),
-    (LOADED + OOM, "activations-exceed-memory", "model_reserve_mib: 512"),
-    (OOM, "weights-exceed-memory", "sparerig.llm.fit"),
+    (LOADED + OOM, "activations-exceed-memory", "model_reserve_mib: 768"),
+    (OOM, "weights-exceed-memory", "docs/what-fits.md"),
     (
         (
             "OSError: You are trying to access a gated repo.\nMake sure to have access to it at"
             " ...\n401 Client Error. (Request ID: Root=1)\n\nCannot access gated repo for url ..."
         ),
-        "model-is-gated",
+        "hub-license-not-accepted",
         "model_store_token",
     ),
     (
@@ -213,7 +222,7 @@ FAILURES = [
             " float16 instead by explicitly setting the `dtype` flag in CLI, for example:"
             " --dtype=half."
         ),
-        "gpu-too-old",
+        "bfloat16-unsupported",
         "vllm_dtype: half",
     ),
     (
@@ -221,7 +230,7 @@ FAILURES = [
             "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum"
             " capability: 75. Current capability: 61."
         ),
-        "gpu-too-old",
+        "card-too-old-for-quantization",
         "INT4",
     ),
     (
@@ -229,7 +238,7 @@ FAILURES = [
             "RuntimeError: Quantization scheme is not supported for the current GPU. Min"
             " capability: 80. Current capability: 75."
         ),
-        "gpu-too-old",
+        "card-too-old-for-quantization",
         "INT4",
     ),
     (
@@ -242,8 +251,8 @@ FAILURES = [
     ),
     (
         "RuntimeError: CUDA error: no kernel image is available for execution on the device",
-        "gpu-too-old",
-        "RTX 20",
+        "card-too-old",
+        "GTX 16 or RTX",
     ),
     (
         "Value error, Model architectures ['Zephyr9ForCausalLM'] are not supported for now.",
@@ -255,7 +264,7 @@ FAILURES = [
             "As of transformers v4.44, default chat template is no longer allowed, so you must"
             " provide a chat template if the tokenizer does not define one."
         ),
-        "no-chat-template",
+        "chat-template-missing",
         "--chat-template",
     ),
     (
@@ -279,9 +288,10 @@ def test_a_failure_has_a_name_and_a_remedy(log: str, identifier: str, remedy: st
     found = explain("INFO something before\n" + log + "\nINFO something after\n")
     assert found is not None
     assert found.id == identifier
-    assert remedy in found.remedy
-    assert found.cause
-    assert "{" not in found.cause + found.remedy
+    said = describe(found.id, found.words)
+    assert remedy in said.remedy
+    assert said.cause
+    assert "{" not in said.cause + said.remedy
 
 
 def test_whole_logs_of_failed_starts(fixtures: Path) -> None:
@@ -293,7 +303,47 @@ def test_whole_logs_of_failed_starts(fixtures: Path) -> None:
     assert len(logs) >= 5
     small = found["shared-memory-too-small"]
     assert small is not None
-    assert small.cause == "vLLM needs 160 MiB in /dev/shm, there are 64 MiB."
+    assert describe(small.id, small.words).cause.startswith(
+        "vLLM needs 160 MiB in /dev/shm, there are 64 MiB. "
+    )
+
+
+@pytest.mark.parametrize(
+    ("identifier", "figures"),
+    [
+        ("memory-held-by-others", "10.41 GiB of 11.63 GiB were free"),
+        ("context-exceeds-model", "16384 tokens, the model was made for 8192"),
+        ("context-exceeds-kv-cache", "needs 1.0 GiB of KV cache, there are 0.41"),
+        ("graphs-exceed-memory", "rehearsed 1024 chats"),
+        ("quantization-unsupported", "config: bits=3, sym=True"),
+        ("bfloat16-unsupported", "NVIDIA GeForce RTX 2080 Ti"),
+        ("card-too-old-for-quantization", "capability 75, the card has 61"),
+        ("architecture-unknown", "['Zephyr9ForCausalLM']"),
+        ("parser-unknown", "vLLM says: invalid reasoning parser: r1."),
+        ("parser-not-for-tokenizer", "could not locate the bot token '<|python_tag|>' in the"),
+    ],
+)
+def test_the_figures_of_the_log_are_said(identifier: str, figures: str) -> None:
+    founds = [explain(log) for log, expected, _remedy in FAILURES if expected == identifier]
+    said = [describe(found.id, found.words).cause for found in founds if found]
+    assert any(figures in cause for cause in said), said
+
+
+def test_memory_is_not_asked_back_from_what_the_plan_gives_away() -> None:
+    """With a plan the KV cache gets what other settings save; only its reserve leaves room."""
+    for name in ("memory-ran-out-serving", "activations-exceed-memory", "kv-cache-exceeds-memory"):
+        remedy = describe(name).remedy
+        assert "`nvidia-smi`" in remedy
+        assert "model_reserve_mib: " in remedy
+    assert not [
+        failure.id
+        for failure in REGISTRY.values()
+        if "vllm_gpu_memory_utilization" in failure.cause + failure.remedy.advice
+    ]
+
+
+def test_every_identifier_is_in_the_registry() -> None:
+    assert set(IDENTIFIERS) <= REGISTRY.keys()
 
 
 @pytest.mark.parametrize("log", ["", "INFO nothing of note\n", LOADED])
