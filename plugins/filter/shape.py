@@ -9,20 +9,14 @@ import base64
 import typing as t
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.arguments import command_line
 
 
 def command_options(options: dict[str, t.Any]) -> list[str]:
     """Turn a dict into command-line options, leaving out what is not set."""
     if not isinstance(options, dict):
         raise AnsibleFilterError(f"command_options takes a dict of options, got {options!r}")
-    arguments: list[str] = []
-    for name, value in options.items():
-        if value is None or value is False or value == "":
-            continue
-        arguments.append(f"--{name}")
-        if value is not True:
-            arguments.append(str(value))
-    return arguments
+    return command_line(options)
 
 
 def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.Any]]) -> str:

@@ -51,6 +51,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model.config import parse
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.arguments import command_line
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import explain, observed
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.metrics import cache_config
 
@@ -200,7 +201,7 @@ CASES = (
         LLAMA,
         GPTQ,
         12,
-        Use(context=16384, stretch_context=True),
+        Use(context=16384, extend_context=True),
     ),
     Case("qwen2.5-7b-bf16", base("qwen2.5-7b-awq"), None, 24),
     Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
@@ -471,10 +472,10 @@ TELLING = (
 
 def flags_here(made: Plan, total_mib: int) -> list[str]:
     """Turn the plan's share of the small card into the same memory's share of this GPU."""
-    flags = list(made.flags)
+    arguments = dict(made.vllm_arguments)
     taken = made.weights + made.activations + made.cuda_graphs + made.non_torch + made.kv_cache
-    flags[flags.index("--gpu-memory-utilization") + 1] = f"{taken / (total_mib * MIB):.4f}"
-    return flags
+    arguments["gpu-memory-utilization"] = f"{taken / (total_mib * MIB):.4f}"
+    return command_line(arguments)
 
 
 def _planned(made: Plan) -> dict[str, t.Any]:

@@ -20,6 +20,8 @@ from ansible_collections.sparerig.llm.plugins.filter import shape
         ({"seed": 0, "share": 0.9}, ["--seed", "0", "--share", "0.9"]),
         ({"eager": True, "tools": False, "parser": "", "dtype": None}, ["--eager"]),
         ({"b": "x y", "a": 1}, ["--b", "x y", "--a", "1"]),
+        ({"modules": ["a=1", "b=2"], "empty": []}, ["--modules", "a=1", "b=2", "--empty"]),
+        ({"overrides": {"factor": 2.0}}, ["--overrides", '{"factor": 2.0}']),
     ],
 )
 def test_command_options(options: dict[str, t.Any], arguments: list[str]) -> None:

@@ -73,20 +73,23 @@ def test_one_model(run_module: RunModule, check: bool) -> None:  # noqa: FBT001
     answer = run_module(memory_plan, check=check, model="llama-3-8b-gptq", gpu=CARD, chats=4)
     assert answer["fits"]
     assert answer["catalogue"]["license_notice"] == "Built with Meta Llama 3"
-    assert answer["vllm_vars"]["vllm_max_model_len"] == 8192
-    assert answer["vllm_vars"]["vllm_enforce_eager"] is False
-    assert answer["vllm_vars"]["vllm_kv_cache_memory_bytes"] == answer["terms"]["kv_cache"]
-    assert answer["vllm_vars"]["vllm_tool_call_parser"] == "llama3_json"
-    assert answer["vllm_vars"]["vllm_extra_args"] == []
+    assert answer["license_notice"] == "Built with Meta Llama 3"
+    arguments = answer["vllm_arguments"]
+    assert arguments["max-model-len"] == 8192
+    assert "enforce-eager" not in arguments
+    assert arguments["kv-cache-memory-bytes"] == answer["terms"]["kv_cache"]
+    assert arguments["tool-call-parser"] == "llama3_json"
+    assert arguments["enable-auto-tool-choice"] is True
+    assert answer["gpus"] == ["nvidia.com/gpu=all"]
     assert answer["served_name"] == "Meta-Llama-3-8B-Instruct-GPTQ"
     assert sum(answer["terms"].values()) <= answer["free_bytes"]
     assert answer["report"][0] == "llama-3-8b-gptq on RTX 3060 12GB, 4 chats of 8192 tokens: fits"
 
 
-def test_switches_among_the_variables(run_module: RunModule) -> None:
+def test_switches_among_the_arguments(run_module: RunModule) -> None:
     answer = run_module(memory_plan, model="gemma-3-4b", gpu=CARD, enforce_eager=True)
-    assert answer["vllm_vars"]["vllm_enforce_eager"] is True
-    assert "--language-model-only" in answer["vllm_vars"]["vllm_extra_args"]
+    assert answer["vllm_arguments"]["enforce-eager"] is True
+    assert answer["vllm_arguments"]["language-model-only"] is True
 
 
 def test_the_best_that_fits(run_module: RunModule) -> None:
@@ -96,17 +99,26 @@ def test_the_best_that_fits(run_module: RunModule) -> None:
 
 
 def test_a_misfit_is_an_answer_or_a_failure(run_module: RunModule) -> None:
-    wish = {"model": "llama-3-8b", "gpu": CARD}
-    answer = run_module(memory_plan, **wish)
+    asked = {"model": "llama-3-8b", "gpu": CARD}
+    answer = run_module(memory_plan, **asked)
     assert not answer["fits"]
-    assert answer["flags"] == []
-    assert answer["vllm_vars"] == {}
+    assert answer["vllm_arguments"] == {}
     assert answer["choices"][0]["what"] == "a copy of the model in INT4 (5.3 GiB)"
-    failed = run_module(memory_plan, fail_on_misfit=True, **wish)
+    failed = run_module(memory_plan, fail_on_misfit=True, **asked)
     assert failed["failed"]
     assert failed["missing_bytes"] == answer["missing_bytes"] > 0
     assert "does not fit: 5.87 GiB too much" in failed["msg"]
     assert "It would fit with a copy of the model in INT4" in failed["msg"]
+
+
+def test_the_settings_of_a_choice_are_options_of_the_module(run_module: RunModule) -> None:
+    asked = {"model": "qwen3-8b-awq", "gpu_memory_mib": 12288, "gpu_capability": "8.9", "chats": 6}
+    answer = run_module(memory_plan, **asked)
+    settings = next(
+        choice["settings"] for choice in answer["choices"] if choice["what"] == "an FP8 KV cache"
+    )
+    assert settings == {"kv_cache_dtype": "fp8"}
+    assert run_module(memory_plan, **asked, **settings)["fits"]
 
 
 def test_no_single_change_helps(run_module: RunModule) -> None:
@@ -137,6 +149,17 @@ def test_the_emptiest_of_several_cards(run_module: RunModule) -> None:
     assert "2 cards together" in [choice["what"] for choice in answer["choices"]]
 
 
+def test_only_the_cards_that_may_be_used(run_module: RunModule) -> None:
+    empty = {**FOUND, "index": 1, "memory_used_mib": 0, "memory_free_mib": 11900, "processes": None}
+    best = run_module(memory_plan, model="llama-3-8b-gptq", gpus=[FOUND, empty])
+    assert best["gpus"] == ["nvidia.com/gpu=1"]
+    asked_for = run_module(
+        memory_plan, model="llama-3-8b-gptq", gpus=[FOUND, empty], gpu_indexes=[0]
+    )
+    assert asked_for["gpus"] == ["nvidia.com/gpu=0"]
+    assert asked_for["gpu"]["free_mib"] == 11600
+
+
 def test_an_older_driver_and_an_unknown_card(run_module: RunModule) -> None:
     silent = {**FOUND, "compute_capability": "", "memory_free_mib": None, "processes": []}
     answer = run_module(memory_plan, model="llama-3-8b-gptq", gpus=[silent])
@@ -149,7 +172,7 @@ def test_an_older_driver_and_an_unknown_card(run_module: RunModule) -> None:
 
 def test_a_config_and_a_directory(run_module: RunModule, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    from_directory = run_module(memory_plan, model_path=str(tmp_path), gpu=CARD)
+    from_directory = run_module(memory_plan, model=str(tmp_path), gpu=CARD)
     from_config = run_module(memory_plan, config=LLAMA, gpu=CARD)
     from_catalogue = run_module(memory_plan, model="llama-3-8b-gptq", gpu=CARD)
     assert from_directory["terms"] == from_config["terms"] == from_catalogue["terms"]
@@ -163,17 +186,19 @@ def test_an_unknown_architecture_is_an_estimate(run_module: RunModule, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps(config))
     header = json.dumps({"w": {"data_offsets": [0, 2_000_000_000]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    answer = run_module(memory_plan, model_path=str(tmp_path), gpu=CARD)
+    answer = run_module(memory_plan, model=str(tmp_path), gpu=CARD)
     assert answer["estimate"]
     assert answer["terms"]["weights"] == 2_000_000_000
     assert answer["report"][0].endswith("fits (an estimate: the architecture is not known)")
 
 
-def test_a_stretched_context(run_module: RunModule) -> None:
-    wish = {"model": "llama-3-8b-gptq", "gpu": CARD, "context": 16384}
-    assert "context 16384 is more than the 8192" in run_module(memory_plan, **wish)["msg"]
-    answer = run_module(memory_plan, stretch_context=True, **wish)
-    assert "--hf-overrides" in answer["flags"]
+def test_an_extended_context(run_module: RunModule) -> None:
+    asked = {"model": "llama-3-8b-gptq", "gpu": CARD, "context": 16384}
+    refused = run_module(memory_plan, **asked)["msg"]
+    assert "context 16384 is more than the 8192" in refused
+    assert "extend_context" in refused
+    answer = run_module(memory_plan, extend_context=True, **asked)
+    assert answer["vllm_arguments"]["hf-overrides"]["rope_parameters"]["factor"] == 2.0
     assert "unproven" in answer["report"][-1]
 
 
@@ -186,17 +211,25 @@ def test_a_stretched_context(run_module: RunModule) -> None:
             "missing parameter(s) required by 'gpu_memory_mib': gpu_capability",
         ),
         ({"gpu": CARD, "gpu_memory_mib": 1}, "mutually exclusive"),
-        ({"gpu": CARD, "model_path": "/m", "config": {}}, "mutually exclusive"),
+        ({"gpu": CARD, "model": "/m", "config": {}}, "mutually exclusive"),
         ({"gpu": CARD, "model": "gpt-5"}, "'gpt-5' is not in the catalogue"),
         ({"gpu": "RTX 3060"}, "sold as 'RTX 3060 8GB' or 'RTX 3060 12GB'"),
         ({"gpu": "GTX 1080 Ti"}, "compute capability 6.1"),
         ({"gpu": CARD, "context": -1}, "context is -1"),
         ({"gpu": CARD, "context": "long"}, "context"),
         ({"gpu": CARD, "config": {"a": 1}}, "no list 'architectures'"),
-        ({"gpu": CARD, "model_path": "/nonexistent"}, "/nonexistent/config.json does not exist"),
+        ({"gpu": CARD, "model": "/nonexistent"}, "/nonexistent/config.json does not exist"),
         ({"gpu_memory_mib": 12288, "gpu_capability": "86"}, "gpu_capability is '86'"),
         ({"gpu_memory_mib": 12, "gpu_capability": "8.6"}, "nvidia-smi"),
         ({"gpus": []}, "no NVIDIA GPU that its driver offers"),
+        (
+            {"gpus": [FOUND], "gpu_indexes": [0, 7]},
+            "gpu_indexes names 7, and the host's GPUs are 0",
+        ),
+        (
+            {"gpu": CARD, "model": "auto", "plan_memory": False},
+            "model auto is chosen by its memory",
+        ),
         ({"gpus": [{"name": "x"}]}, "an entry has no memory_total_mib, memory_used_mib"),
         (
             {"gpus": [{**FOUND, "name": "NVIDIA Something", "compute_capability": ""}]},

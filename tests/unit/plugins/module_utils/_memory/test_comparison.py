@@ -18,8 +18,8 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.comparison im
     check_plan,
     compare,
     gather,
-    on_cpu,
 )
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.planner import on_cpu
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.report import result
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     GIB,
