@@ -19,6 +19,19 @@ def command_options(options: dict[str, t.Any]) -> list[str]:
     return command_line(options)
 
 
+def private_network(name: str) -> dict[str, t.Any]:
+    """Describe a network that leads nowhere, not even to its host, as container_service takes it.
+
+    Docker refuses a second definition of a network: the engine, which makes it, and the page,
+    which joins it, must describe it alike.
+    """
+    return {
+        "name": name,
+        "internal": True,
+        "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+    }
+
+
 def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.Any]]) -> str:
     """Return the key of each upstream, in their order, as Open WebUI takes them."""
     read = {result["item"]["url"]: result.get("content", "") for result in slurped}
@@ -36,4 +49,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Return them by name."""
-        return {"command_options": command_options, "upstream_keys": upstream_keys}
+        return {
+            "command_options": command_options,
+            "private_network": private_network,
+            "upstream_keys": upstream_keys,
+        }

@@ -20,13 +20,8 @@ ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
 SHARED = {
     "sparerig_device",  # the one switch between an NVIDIA card and the processor
     "sparerig_model",  # what to serve: auto, an id of the catalogue, a repository, a directory
-    "vllm_plan",  # what the plan of the card's memory says: also which model to have
-    "model_store_token",  # whether gated models may be chosen
-    "model_store_update",  # whether to plan anew
-    "model_store_path",  # where model_store leaves the model, for those that serve it
-    "model_store_repository",  # the model's own name, for the engine to call it by
-    "vllm_unit",  # the engine's name on its network, for the page
-    "vllm_image",  # what the driver has to be new enough for
+    "sparerig_engine_unit",  # the engine's unit, and its name for the page
+    "sparerig_engine_network",  # the private network of the engine, which the page joins
     "inventory_hostname",
     "groups",
     "hostvars",
@@ -94,7 +89,8 @@ def test_defaults_are_told_right(role: str) -> None:
 
 def test_the_driver_is_checked_against_the_image_that_runs() -> None:
     pinned = load(ROOT / "roles" / "vllm" / "vars" / "main.yml")["__vllm_devices"]["cuda"]["image"]
-    assert f"default('{pinned}')" in defaults("nvidia_driver")["nvidia_driver_for_image"]
+    wiring = load(ROOT / "playbooks" / "vars" / "wiring.yml")
+    assert f"default('{pinned}')" in wiring["nvidia_driver_for_image"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -186,6 +182,27 @@ def test_variables_bear_the_name_of_their_role(role: str) -> None:
         if not name.startswith((f"{role}_", f"__{role}_")) and name not in SHARED
     }
     assert not strange
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_default_does_not_depend_on_what_the_role_found_out(role: str) -> None:
+    folder = ROOT / "roles" / role
+    found_out = set().union(*(registered(load(file)) for file in folder.glob("tasks/*.yml")))
+    for name, value in defaults(role).items():
+        read = set().union(*map(names_in, templates([value])))
+        assert not read & found_out, f"{name} reads what a task registers: {read & found_out}"
+        assert name not in read, f"{name} reads its own former value"
+
+
+def registered(node: t.Any) -> set[str]:
+    """Find the variables that tasks register, however deep."""
+    names: set[str] = set()
+    if isinstance(node, dict):
+        names |= {node["register"]} if "register" in node else set()
+        node = list(node.values())
+    if isinstance(node, list):
+        names = names.union(*(registered(part) for part in node))
+    return names
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -11,6 +11,7 @@ import typing as t
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sparerig.llm.plugins.filter import shape
+from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import Network
 
 
 @pytest.mark.parametrize(
@@ -58,5 +59,13 @@ def test_upstream_keys(
     assert shape.upstream_keys(upstreams, read) == keys
 
 
+def test_a_private_network_is_one_to_container_service() -> None:
+    network = Network(**shape.private_network("engine"))
+    assert "--internal" in network.create_command()
+    assert "com.docker.network.bridge.inhibit_ipv4=true" in network.create_command()
+    assert network.create_command()[-1] == "engine"
+
+
 def test_names() -> None:
-    assert set(shape.FilterModule().filters()) == {"command_options", "upstream_keys"}
+    names = {"command_options", "private_network", "upstream_keys"}
+    assert set(shape.FilterModule().filters()) == names
