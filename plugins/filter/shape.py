@@ -16,7 +16,8 @@ def command_options(options: dict[str, t.Any]) -> list[str]:
     """Turn a dict into command-line options, leaving out what is not set."""
     if not isinstance(options, dict):
         raise AnsibleFilterError(f"command_options takes a dict of options, got {options!r}")
-    return command_line(options)
+    # In one order, whoever wrote them: a plan that was read back from a file restarts nothing.
+    return command_line(dict(sorted(options.items())))
 
 
 def private_network(name: str) -> dict[str, t.Any]:

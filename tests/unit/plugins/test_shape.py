@@ -20,8 +20,9 @@ from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import 
         ({}, []),
         ({"seed": 0, "share": 0.9}, ["--seed", "0", "--share", "0.9"]),
         ({"eager": True, "tools": False, "parser": "", "dtype": None}, ["--eager"]),
-        ({"b": "x y", "a": 1}, ["--b", "x y", "--a", "1"]),
-        ({"modules": ["a=1", "b=2"], "empty": []}, ["--modules", "a=1", "b=2", "--empty"]),
+        ({"b": "x y", "a": 1}, ["--a", "1", "--b", "x y"]),
+        ({"a": 1, "b": "x y"}, ["--a", "1", "--b", "x y"]),
+        ({"modules": ["a=1", "b=2"], "empty": []}, ["--empty", "--modules", "a=1", "b=2"]),
         ({"overrides": {"factor": 2.0}}, ["--overrides", '{"factor": 2.0}']),
     ],
 )
