@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from jinja2 import Environment, nodes
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,37 @@ def test_files(role: str) -> None:
     folder = ROOT / "roles" / role
     for file in ("README.md", "meta/main.yml", "meta/argument_specs.yml", "defaults/main.yml"):
         assert (folder / file).is_file(), f"{role} has no {file}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_has_an_example_that_works(role: str) -> None:
+    text = (ROOT / "roles" / role / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (play,) = yaml.safe_load(example)
+    (used,) = play["roles"]
+    assert used["role"] == f"sparerig.llm.{role}"
+    options = specs(role)["main"]["options"]
+    given = ArgumentSpecValidator(options).validate(used["vars"])
+    assert not given.error_messages
+
+
+PHASES = ("preflight", "install", "configure", "run", "verify", "remove")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_tasks_are_cut_by_phases(role: str) -> None:
+    folder = ROOT / "roles" / role / "tasks"
+    for task in load(folder / "main.yml"):
+        (included,) = [
+            value if isinstance(value, str) else value["file"]
+            for name, value in task.items()
+            if name in {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}
+        ]
+        tags = [task["tags"]] if isinstance(task["tags"], str) else task["tags"]
+        if tags != ["always"]:  # what the other phases need to know
+            assert included.removesuffix(".yml") in PHASES
+            assert included.removesuffix(".yml") == tags[0]
+            assert set(tags) <= set(PHASES)
 
 
 @pytest.mark.parametrize("role", ROLES)
