@@ -244,6 +244,12 @@ def _architecture(request: PlanRequest, source: Source) -> tuple[Architecture, b
     if request.config is not None:
         return model_config.parse(request.config), False
     if source.path and (source.files or not source.entry):
+        if not source.path.exists():
+            raise model_config.ModelConfigError(
+                f"there is nothing at {source.path}: put the model there, or name another with"
+                " sparerig_model. A model of the hub is named ORGANISATION/NAME, or by its id in"
+                " the catalogue (`ansible-playbook sparerig.llm.fit`)."
+            )
         return model_config.read_directory(source.path)
     if source.entry:
         return source.entry.architecture, False

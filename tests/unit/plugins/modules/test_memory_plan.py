@@ -218,7 +218,11 @@ def test_an_extended_context(run_module: RunModule) -> None:
         ({"gpu": CARD, "context": -1}, "context is -1"),
         ({"gpu": CARD, "context": "long"}, "context"),
         ({"gpu": CARD, "config": {"a": 1}}, "no list 'architectures'"),
-        ({"gpu": CARD, "model": "/nonexistent"}, "/nonexistent/config.json does not exist"),
+        (
+            {"gpu": CARD, "model": "/nonexistent"},
+            "there is nothing at /nonexistent: put the model there",
+        ),
+        ({"gpu": CARD, "model": "/etc"}, "/etc/config.json does not exist"),
         ({"gpu_memory_mib": 12288, "gpu_capability": "86"}, "gpu_capability is '86'"),
         ({"gpu_memory_mib": 12, "gpu_capability": "8.6"}, "nvidia-smi"),
         ({"gpus": []}, "no NVIDIA GPU that its driver offers"),
