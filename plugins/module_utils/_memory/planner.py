@@ -149,10 +149,9 @@ def answer(request: PlanRequest, host: Host) -> dict[str, t.Any]:
         if reused:
             return reused
     made, source = _made(request, card)
-    digest = _config_digest(source)
     return _complete(made, request, source) | {
         "requirements": requirements,
-        "config_sha256": digest,
+        "config_sha256": _config_digest(source),
     }
 
 
@@ -337,6 +336,8 @@ def _complete(made: dict[str, t.Any], request: PlanRequest, source: Source) -> d
         "path": str(source.path or ""),
         "served_name": request.served_name or source.name,
         "license_notice": entry.license_notice if entry else "",
+        "requirements": request.requirements(None),
+        "config_sha256": "",
         "reused": False,
     }
 
