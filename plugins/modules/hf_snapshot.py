@@ -107,7 +107,7 @@ options:
     type: bool
     default: false
   python:
-    description: A Python on the host that has C(huggingface_hub). The role P(sparerig.llm.model_store#role) makes it.
+    description: A Python on the host that has C(huggingface_hub). The role P(sparerig.llm.model#role) makes it.
     type: path
     default: /opt/sparerig/hf/bin/python
 seealso:
@@ -288,7 +288,7 @@ def have_client(module: AnsibleModule, wanted: Wanted) -> None:
     raise SnapshotError(
         "client-missing",
         "The snapshot is not complete on this host, and to download it huggingface_hub is needed, "
-        f"which {python} does not offer. The role sparerig.llm.model_store installs it; by hand: "
+        f"which {python} does not offer. The role sparerig.llm.model installs it; by hand: "
         "python3 -m venv /opt/sparerig/hf && /opt/sparerig/hf/bin/pip install 'huggingface_hub==2.*'.",
     )
 

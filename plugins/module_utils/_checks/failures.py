@@ -299,7 +299,7 @@ _ALL = (
         "plan-weights-differ",
         "The weights are not those that were planned",
         "Another model or format than planned is served, or it was loaded unquantised.",
-        "Run the play again with model_store_update: true, which plans anew.",
+        "Run the play again with model_update: true, which plans anew.",
     ),
     Failure(
         "plan-kv-cache-differs",
@@ -312,20 +312,20 @@ _ALL = (
         "plan-context-differs",
         "The context is not the plan's",
         "--max-model-len is not the plan's.",
-        "Set vllm_max_model_len to the wanted context and run the play again.",
+        "Set model_context to the wanted context and run the play again.",
     ),
     Failure(
         "plan-graphs-exceed",
         "CUDA graphs take more than planned",
         "--max-num-seqs is higher than planned, or this vLLM records more.",
-        "Set vllm_max_num_seqs lower, or vllm_enforce_eager: true, and run the play again.",
+        "Set model_max_num_seqs lower, or model_enforce_eager: true, and run the play again.",
     ),
     Failure(
         "plan-total-exceeds",
         "The engine holds more of the card than planned",
         "If no term of the plan is off by itself, it is the driver's context, the libraries or the"
         " activations.",
-        "Lower vllm_max_num_batched_tokens and vllm_max_num_seqs, and report it: the plan's"
+        "Lower model_max_num_batched_tokens and model_max_num_seqs, and report it: the plan's"
         " constants are too small for this card.",
     ),
     # The completion
@@ -333,7 +333,7 @@ _ALL = (
         "chat-template-missing",
         "The model has no chat template",
         "Its tokenizer brings none, so the chat API and the chat page cannot work with it.",
-        "Serve an instruction-tuned model, or pass --chat-template.",
+        "Serve an instruction-tuned model, or set chat-template in vllm_arguments.",
     ),
     Failure(
         "chat-template-token-missing",
@@ -346,15 +346,15 @@ _ALL = (
         "parser-unknown",
         "This vLLM knows no parser of that name",
         "A typing error, or the parser is of another version of vLLM.",
-        "Set vllm_tool_call_parser or vllm_reasoning_parser to auto, or to a name that the message"
-        " lists.",
+        "Set model_tool_call_parser or model_reasoning_parser to auto, or to a name that the"
+        " message lists.",
     ),
     Failure(
         "parser-not-for-tokenizer",
         "vLLM would not start with this parser and tokenizer",
         "The parser looks for tokens that the model's tokenizer does not have: it is made for"
         " another family of models.",
-        "Set vllm_tool_call_parser or vllm_reasoning_parser to auto.",
+        "Set model_tool_call_parser or model_reasoning_parser to auto.",
     ),
     Failure(
         "completion-failed",

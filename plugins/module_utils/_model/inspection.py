@@ -573,7 +573,7 @@ class _Model:
                 self._remedy(
                     "Copy tokenizer.json, tokenizer_config.json and chat_template.jinja of the"
                     f" original model into {self.directory}; or serve another template with"
-                    " --chat-template in vllm_extra_args."
+                    " chat-template in vllm_arguments."
                 ),
                 "fail" if self.need_chat_template else "unknown",
                 "chat-template-token-missing",

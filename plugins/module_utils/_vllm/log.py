@@ -111,7 +111,7 @@ def _utilization_that_fits(found: re.Match[str]) -> dict[str, t.Any]:
 def _shorter_context(found: re.Match[str]) -> dict[str, t.Any]:
     """Take the longest context that vLLM itself says would fit, rounded down."""
     longest = int(found["estimate"] or 0) // _CONTEXT_STEP * _CONTEXT_STEP
-    value = f"vllm_max_model_len: {longest}" if longest else "a shorter vllm_max_model_len"
+    value = f"model_context: {longest}" if longest else "a shorter model_context"
     return {"setting": value}
 
 
@@ -125,12 +125,12 @@ def _parser_variables(found: re.Match[str]) -> dict[str, t.Any]:
     variables = [
         variable
         for variable, mark in (
-            ("vllm_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
-            ("vllm_reasoning_parser", r"reasoning[-_ ]parser"),
+            ("model_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
+            ("model_reasoning_parser", r"reasoning[-_ ]parser"),
         )
         if re.search(mark, words, re.IGNORECASE)
     ]
-    settings = (f"{variable}: auto" for variable in variables or ["vllm_tool_call_parser"])
+    settings = (f"{variable}: auto" for variable in variables or ["model_tool_call_parser"])
     return {"settings": " and ".join(settings)}
 
 
@@ -179,7 +179,7 @@ _RULES: t.Final = (
         "{free} GiB of {total} GiB were free, vLLM was told to take {wanted} of the card."
         " A desktop session, a game or an older engine holds the rest.",
         "Run `nvidia-smi` to see which process holds memory and end it; or set"
-        " vllm_gpu_memory_utilization: {fits}",
+        " gpu-memory-utilization: {fits} in vllm_arguments",
         _utilization_that_fits,
     ),
     _Rule(
@@ -196,8 +196,8 @@ _RULES: t.Final = (
             r"max_model_len \((?P<wanted>\d+)\) is greater than the derived max_model_len"
             r" \(\w+=(?P<native>\d+)"
         ),
-        "vllm_max_model_len is {wanted}, the model was made for {native} tokens.",
-        "Set vllm_max_model_len: {native}, or choose a model with a longer context:"
+        "model_context is {wanted}, the model was made for {native} tokens.",
+        "Set model_context: {native}, or choose a model with a longer context:"
         " docs/what-fits.md lists them.",
     ),
     _Rule(
@@ -228,15 +228,16 @@ _RULES: t.Final = (
         "No memory is left for the KV cache",
         re.compile(r"No available memory for the cache blocks"),
         "Weights and working memory use all that vLLM may take.",
-        "Choose a smaller model or one in INT4, or lower vllm_max_num_seqs; raise"
-        " vllm_gpu_memory_utilization only if `nvidia-smi` shows memory that nobody uses.",
+        "Choose a smaller model or one in INT4, or lower model_max_num_seqs; raise"
+        " gpu-memory-utilization in vllm_arguments only if `nvidia-smi` shows memory that nobody"
+        " uses.",
     ),
     _Rule(
         "graphs-exceed-memory",
         "Memory ran out while warming up",
         re.compile(rf"{_OOM} occurred when warming up sampler with (?P<seqs>\d+) dummy requests"),
         "vLLM rehearsed {seqs} chats at once, and the card has no room for so many.",
-        "Set vllm_max_num_seqs: {fewer}; if that is not enough, vllm_enforce_eager: true.",
+        "Set model_max_num_seqs: {fewer}; if that is not enough, model_enforce_eager: true.",
         _fewer_chats,
     ),
     # Where in the start memory ran out says which term is too large. The last stage comes first.
@@ -258,7 +259,7 @@ _RULES: t.Final = (
             re.DOTALL,
         ),
         "CUDA graphs take memory on top of weights and KV cache, more for more chats at once.",
-        "Set vllm_max_num_seqs: 8; if that is not enough, vllm_enforce_eager: true (slower, but"
+        "Set model_max_num_seqs: 8; if that is not enough, model_enforce_eager: true (slower, but"
         " without graphs).",
     ),
     _Rule(
@@ -267,18 +268,19 @@ _RULES: t.Final = (
         re.compile(rf"Failed to run autotuning code block: {_OOM}{_NEEDS}"),
         "To try its kernels, the compiler makes itself another embedding of {wanted}, beside the"
         " weights; the KV cache gets that place only afterwards.",
-        "Free what `nvidia-smi` shows that other programs hold; or set vllm_enforce_eager: true"
+        "Free what `nvidia-smi` shows that other programs hold; or set model_enforce_eager: true"
         " (slower answers, nothing is compiled); or choose a smaller model.",
     ),
     _Rule(
         "kv-cache-exceeds-memory",
         "Memory ran out while making the KV cache",
         re.compile(rf"in allocate_kv_cache.*?{_OOM}{_NEEDS}", re.DOTALL),
-        "The KV cache is one piece of {wanted}, and the card does not have it free any more: another"
-        " program took memory since the plan was made, or the environment of the engine overrides"
-        " PYTORCH_CUDA_ALLOC_CONF, without which the compiler's scratch stays in the way.",
-        "End what `nvidia-smi` shows that other programs hold; or set model_reserve_mib: 768 and run"
-        " the play again: the plan is then made with a smaller KV cache.",
+        "The KV cache is one piece of {wanted}, and the card does not have it free any more:"
+        " another program took memory since the plan was made, or the environment of the engine"
+        " overrides PYTORCH_CUDA_ALLOC_CONF, without which the compiler's scratch stays in the"
+        " way.",
+        "End what `nvidia-smi` shows that other programs hold; or set model_reserve_mib: 768 and"
+        " run the play again: the plan is then made with a smaller KV cache.",
     ),
     _Rule(
         "activations-exceed-memory",
@@ -304,7 +306,7 @@ _RULES: t.Final = (
             r"|(?:401|403) Client Error.*huggingface"
         ),
         "Its license was not accepted on its page, or no token was given.",
-        "Accept the license on the model's page, put a token into model_store_token (vaulted),"
+        "Accept the license on the model's page, put a token into model_token (vaulted),"
         " and run the play again; or choose a model that is not gated.",
     ),
     _Rule(
@@ -325,7 +327,7 @@ _RULES: t.Final = (
         ),
         "The files of the model and the wanted quantisation do not go together."
         " {what}{unknown}{forced}",
-        "Remove --quantization from vllm_extra_args if it is there: vLLM reads the method from the"
+        "Remove quantization from vllm_arguments if it is there: vLLM reads the method from the"
         " model. Else choose another copy of the model, or the vllm_image that served it before.",
     ),
     _Rule(
@@ -336,7 +338,7 @@ _RULES: t.Final = (
             r"(?: Your (?P<card>.+?) GPU)?"
         ),
         "{card} has a compute capability below 8.0.",
-        "Set vllm_dtype: half",
+        "Set dtype: half in vllm_arguments",
     ),
     _Rule(
         "gpu-too-old",
@@ -353,7 +355,7 @@ _RULES: t.Final = (
         "The card cannot keep its KV cache in FP8",
         re.compile(r"FP8 KV cache[^\n]*requires SM89\+|an FP8 KV cache needs native fp8e4nv"),
         "An FP8 KV cache needs compute capability 8.9.",
-        "Set vllm_kv_cache_dtype: auto",
+        "Set model_kv_cache_dtype: auto",
     ),
     _Rule(
         "gpu-too-old",
@@ -404,7 +406,7 @@ _RULES: t.Final = (
         "The model has no chat template",
         re.compile(r"default chat template is no longer\s+allowed"),
         "The tokenizer defines no template, so chats are refused.",
-        "Give one with --chat-template in vllm_extra_args, or choose the model's Instruct version.",
+        "Give one as chat-template in vllm_arguments, or choose the model's Instruct version.",
     ),
     # What runs, but not as it should: only where nothing above stopped the start.
     _Rule(
@@ -415,7 +417,7 @@ _RULES: t.Final = (
             r"|gptq quantization is not fully optimized yet"
         ),
         "--quantization gptq was given, which keeps vLLM up to 0.21 from its faster Marlin kernel.",
-        "Remove --quantization from vllm_extra_args.",
+        "Remove quantization from vllm_arguments.",
     ),
 )
 

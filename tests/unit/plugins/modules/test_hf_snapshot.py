@@ -347,7 +347,7 @@ FAILURES = {
     ),
     "a parser of another family": Failure(
         "parser-not-for-tokenizer",
-        ("llama3_json needs <|python_tag|>", "Set vllm_tool_call_parser: auto"),
+        ("llama3_json needs <|python_tag|>", "Set model_tool_call_parser: auto"),
         {"tool_call_parser": "llama3_json"},
     ),
     "a reasoning parser of a later version": Failure(

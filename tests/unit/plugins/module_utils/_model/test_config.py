@@ -173,6 +173,7 @@ def test_the_picture_encoder_is_counted() -> None:
                     "self_attn.q_proj",
                     "self_attn.k_proj",
                     "self_attn.v_proj",
+                    "self_attn.qkv_proj",
                     "self_attn.o_proj",
                 ),
             ),
