@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 # The order in which a host meets them; a role that is not listed comes after these.
 ROAD = (
     "nvidia_driver", "docker_engine", "nvidia_container_toolkit", "cuda_toolkit",
-    "model_store", "vllm", "open_webui",
+    "model", "vllm", "open_webui",
 )  # fmt: skip
 
 MADE_BY = "<!-- Made by `make docs`: do not edit. {source} -->\n"

@@ -9,8 +9,15 @@ import json
 import typing as t
 
 
-def open_webui_banners(banners: list[dict[str, t.Any]]) -> str:
-    """Write notices the way Open WebUI reads them; it drops all of them when one lacks a key."""
+def open_webui_banners(
+    banners: list[dict[str, t.Any]], license_notices: t.Iterable[str] = ()
+) -> str:
+    """Write notices the way Open WebUI reads them; it drops all of them when one lacks a key.
+
+    What a license wants shown comes after the others, each text once, and cannot be closed.
+    """
+    notices = dict.fromkeys(filter(None, license_notices))
+    banners = banners + [{"content": notice, "dismissible": False} for notice in notices]
     complete = [
         {
             "id": f"banner-{number}",

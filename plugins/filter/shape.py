@@ -10,20 +10,28 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sparerig.llm.plugins.module_utils._host.files import parse_env
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.arguments import command_line
 
 
 def command_options(options: dict[str, t.Any]) -> list[str]:
     """Turn a dict into command-line options, leaving out what is not set."""
     if not isinstance(options, dict):
         raise AnsibleFilterError(f"command_options takes a dict of options, got {options!r}")
-    arguments: list[str] = []
-    for name, value in options.items():
-        if value is None or value is False or value == "":
-            continue
-        arguments.append(f"--{name}")
-        if value is not True:
-            arguments.append(str(value))
-    return arguments
+    # In one order, whoever wrote them: a plan that was read back from a file restarts nothing.
+    return command_line(dict(sorted(options.items())))
+
+
+def private_network(name: str) -> dict[str, t.Any]:
+    """Describe a network that leads nowhere, not even to its host, as container_service takes it.
+
+    Docker refuses a second definition of a network: the engine, which makes it, and the page,
+    which joins it, must describe it alike.
+    """
+    return {
+        "name": name,
+        "internal": True,
+        "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+    }
 
 
 def upstream_keys(upstreams: list[dict[str, t.Any]], slurped: list[dict[str, t.Any]]) -> str:
@@ -42,4 +50,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Return them by name."""
-        return {"command_options": command_options, "upstream_keys": upstream_keys}
+        return {
+            "command_options": command_options,
+            "private_network": private_network,
+            "upstream_keys": upstream_keys,
+        }

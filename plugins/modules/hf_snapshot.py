@@ -107,7 +107,7 @@ options:
     type: bool
     default: false
   python:
-    description: A Python on the host that has C(huggingface_hub). The role P(sparerig.llm.model_store#role) makes it.
+    description: A Python on the host that has C(huggingface_hub). The role P(sparerig.llm.model#role) makes it.
     type: path
     default: /opt/sparerig/hf/bin/python
 seealso:

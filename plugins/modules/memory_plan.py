@@ -13,7 +13,7 @@ version_added: 1.0.0
 author: [The sparerig maintainers (@sparerig)]
 description:
   - Says what a language model takes of a graphics card's memory when vLLM serves it, for how many people and how long chats.
-  - Gives the flags that make vLLM keep to it, and, when it does not fit, by how much and what would.
+  - Gives the arguments that make vLLM keep to it, and, when it does not fit, by how much and what would.
   - Needs no GPU, no model files and no network. The sums were held against vLLM on a real GPU; see C(docs/what-fits.md).
 extends_documentation_fragment: [sparerig.llm.attributes, sparerig.llm.attributes.read_only]
 options:
@@ -21,16 +21,31 @@ options:
     description:
       - A model of the catalogue, by its id (V(llama-3-8b-gptq)) or repository.
       - V(auto) chooses the best one that fits.
-      - Another repository, as V(ORGANISATION/NAME), is planned by the files in O(model_path), and before they are there not at all.
-      - An absolute path is the same as O(model_path).
-      - Without O(model), O(model_path) and O(config), every model of the catalogue is planned and RV(report) is a table.
+      - Another repository, as V(ORGANISATION/NAME), is planned by its files under O(root), and before they are there not at all.
+      - An absolute path is a directory that holds a model, or at least its C(config.json). An architecture that is not known is
+        estimated from the headers of its C(*.safetensors) files; RV(estimate) then says so.
+      - Without O(model) and O(config), every model of the catalogue is planned and RV(report) is a table.
     type: str
-  model_path:
+  root:
     description:
-      - A directory that holds a model, or at least its C(config.json).
-      - An architecture that is not known is estimated from the headers of its C(*.safetensors) files; RV(estimate) then says so.
-      - With O(model), the directory of its files. If they are not there yet, the catalogue's figures are used.
+      - Directory of downloaded models, as M(sparerig.llm.hf_snapshot) fills it. RV(path) follows from it.
+      - A model of the catalogue is planned by its own C(config.json) there; until that is there, by the catalogue's.
     type: path
+  revision:
+    description:
+      - Commit, branch or tag of the repository.
+      - The default is the catalogue's commit, for other repositories V(main).
+    type: str
+  served_name:
+    description: Name to serve the model by. The default is the last part of its repository, or of its directory.
+    type: str
+  plan_memory:
+    description:
+      - Whether to work out the memory.
+      - With V(false), only which model is meant and where it is. RV(vllm_arguments) holds nothing but the parsers,
+        RV(vllm_environment) nothing, and O(model=auto) is not possible. vLLM then measures what is left for chats by itself.
+    type: bool
+    default: true
   config:
     description: The content of a model's C(config.json).
     type: dict
@@ -61,6 +76,10 @@ options:
     description: Memory in MiB that a desktop or other programs hold on the card. With O(gpus) the driver's own figure counts.
     type: int
     default: 0
+  gpu_indexes:
+    description: The only GPUs of the host that may be used, by the index that C(nvidia-smi) shows. Without it, any of them.
+    type: list
+    elements: int
   gpu_count:
     description: Equal cards in the host. With O(gpus) they are counted.
     type: int
@@ -74,17 +93,22 @@ options:
     type: int
     default: 1
   max_num_seqs:
-    description: Answers that are under way at the same time. More of them wait.
+    description:
+      - Answers that are under way at the same time. More of them wait.
+      - Without it, as many as short answers have room for, of 16 to 256, while they cost at most a tenth of the KV cache. RV(notes) says
+        what they cost.
     type: int
-    default: 16
   max_num_batched_tokens:
     description: Tokens that are worked on in one step.
     type: int
     default: 2048
-  fp8_kv_cache:
-    description: Keep the KV cache in FP8. Needs compute capability 8.9.
-    type: bool
-    default: false
+  kv_cache_dtype:
+    description:
+      - Type of the numbers in the KV cache. V(auto) is the model's own.
+      - V(fp8) makes room for twice the context, at some loss. It needs compute capability 8.9.
+    type: str
+    choices: [auto, fp8]
+    default: auto
   enforce_eager:
     description: Run without CUDA graphs.
     type: bool
@@ -97,16 +121,22 @@ options:
     description: GiB of weights that stay in the host's own memory.
     type: int
     default: 0
-  stretch_context:
+  extend_context:
     description:
       - Allow an O(context) beyond the model's own, by YaRN.
       - How good the answers are there is unproven; a model made for long contexts is better.
     type: bool
     default: false
-  pictures:
-    description: Load the picture encoder of a model that has one.
+  image_inputs:
+    description: Load the image encoder of a model that has one.
     type: bool
     default: false
+  reserve_mib:
+    description:
+      - MiB of the card that are left free beside the margin that every plan has, for other programs.
+      - More than what a desktop holds already, which is measured, only for what may come on top.
+    type: int
+    default: 0
   gated:
     description: Let V(auto) choose models whose license has to be accepted, and which a token is needed for.
     type: bool
@@ -129,13 +159,13 @@ options:
     description: The parser of reasoning that vLLM is to be started with, as in M(sparerig.llm.hf_snapshot).
     type: str
     default: auto
-  kept:
+  plan_file:
     description:
       - A file on the host that holds an earlier answer of this module as JSON. It is only read.
-      - While model, use and card are the same, the earlier plan stands, whatever a desktop holds today. RV(kept) then says so.
+      - While requirements, model and card are the same, the earlier plan stands, whatever a desktop holds today. RV(reused) then says so.
     type: path
   replan:
-    description: Pay no attention to O(kept).
+    description: Make a new plan whatever O(plan_file) holds.
     type: bool
     default: false
   fail_on_misfit:
@@ -167,7 +197,7 @@ EXAMPLES = r"""
 
 - name: Check a model that is on the disk already
   sparerig.llm.memory_plan:
-    model_path: /srv/models/my-model
+    model: /srv/models/my-model
     fail_on_misfit: true
 """
 
@@ -182,28 +212,43 @@ confirmed:
   description: Whether the card is as its driver or the options say. V(false) before there is a driver.
   returned: with a model
   type: bool
-kept:
-  description: Whether this is an earlier plan, from O(kept).
+reused:
+  description: Whether this is the plan in O(plan_file) as it stands there. A new plan is to be written to that file.
   returned: with a model
   type: bool
-settled:
-  description: Whether the earlier plan is known to be for the files that are on the disk now.
-  returned: with a model
-  type: bool
-wish:
+requirements:
   description: What was planned for, by which an earlier plan is known again.
   returned: with a model
   type: dict
 config_sha256:
-  description: SHA-256 of the model's C(config.json). Empty where it was not there yet.
+  description: SHA-256 over the model's C(config.json) and its tokenizer's files. Empty where they were not there yet.
+  returned: with a model
+  type: str
+repository:
+  description: The model's repository on the hub. Empty for a directory of the host's own, and where no model is chosen yet.
+  returned: with a model
+  type: str
+revision:
+  description: The commit, branch or tag to ask the hub for. Empty without RV(repository).
+  returned: with a model
+  type: str
+path:
+  description:
+    - Directory of the model's files. They are there, or come there with the download.
+    - Of a branch or tag that was never downloaded to O(root), the commit is not known yet; its own name stands for it.
+    - Empty where no model is chosen yet, and for a repository without O(root).
   returned: with a model
   type: str
 served_name:
-  description: Name to serve the model by, that of its repository or its directory.
-  returned: with O(model) or O(model_path)
+  description: Name to serve the model by.
+  returned: with a model
+  type: str
+license_notice:
+  description: What the model's license wants shown to the people who use it, such as C(Built with Meta Llama 3). Empty for most.
+  returned: with a model
   type: str
 image_warnings:
-  description: Why the answer may be wrong for O(image), a sentence each.
+  description: Why the answer may be wrong for O(vllm_image), a sentence each.
   returned: always
   type: list
   elements: str
@@ -338,15 +383,15 @@ catalogue:
       returned: always
 tool_call_parser:
   description: The parser of tool calls that the engine is started with; empty if with none. The page then offers no tools.
-  returned: with a model that fits
+  returned: with a model that fits, or whose memory is not planned
   type: str
 reasoning_parser:
   description: The parser of reasoning that the engine is started with; empty if with none.
-  returned: with a model that fits
+  returned: with a model that fits, or whose memory is not planned
   type: str
 tools:
   description: One line on whether the engine takes requests with tools, and by which parser it reads the model's calls.
-  returned: with a model that fits
+  returned: with a model that fits, or whose memory is not planned
   type: str
 failure:
   description: V(parser-unknown) or V(parser-not-for-tokenizer); empty for what has no name of its own.
@@ -441,17 +486,26 @@ decode_ceiling:
   description: Tokens per second that the memory's bandwidth allows one chat at most. Null where the bandwidth is not known.
   returned: with a model
   type: float
-flags:
-  description: Arguments of C(vllm serve) that make it so. Empty where it does not fit.
+vllm_arguments:
+  description:
+    - Arguments of C(vllm serve) that make it so, by their names without dashes. V(true) stands for a switch.
+    - With the parsers of tool calls and reasoning. Empty where it does not fit.
+  returned: with a model
+  type: dict
+  sample: {max-model-len: 8192, max-num-seqs: 16, kv-cache-memory-bytes: 5260181504, enforce-eager: true}
+vllm_environment:
+  description:
+    - Environment variables that belong to them. On a card, C(PYTORCH_CUDA_ALLOC_CONF) holds PyTorch to its share of the plan; on a
+      processor, C(VLLM_CPU_KVCACHE_SPACE) is the KV cache. Empty where it does not fit.
+  returned: with a model
+  type: dict
+  sample: {PYTORCH_CUDA_ALLOC_CONF: "max_split_size_mb:128,per_process_memory_fraction:0.8973"}
+gpus:
+  description: The GPUs to give to the container, as CDI names. Empty on a processor.
   returned: with a model
   type: list
   elements: str
-vllm_vars:
-  description:
-    - The same as variables of the role P(sparerig.llm.vllm#role), with the parsers of a model of the catalogue and, where the host has
-      several cards, the one to use. Empty where it does not fit.
-  returned: with a model
-  type: dict
+  sample: ["nvidia.com/gpu=all"]
 choices:
   description: Single changes that make it fit, the mildest first.
   returned: with a model
@@ -490,7 +544,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory import (
     sizing,
     target_gpu,
 )
-from ansible_collections.sparerig.llm.plugins.module_utils._memory import report as plan_report
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model import config as model_config
 from ansible_collections.sparerig.llm.plugins.module_utils._model.files import DamagedFileError
@@ -509,16 +562,7 @@ _ERRORS = (
 )
 
 
-def table(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Plan every model of the catalogue."""
-    card = target_gpu.card(params, LocalHost())
-    use = sizing.Use(**{name: params[name] for name in planner.USE})
-    rows = [plan_report.row(model, plan) for model, plan in catalogue.plans(card, use)]
-    report = plan_report.table(card, rows, use.context, use.chats)
-    return {"fits": any(row["fits"] for row in rows), "models": rows, "report": report}
-
-
-def with_warnings(found: dict[str, t.Any], image: str | None) -> dict[str, t.Any]:
+def with_warnings(found: dict[str, t.Any], image: str) -> dict[str, t.Any]:
     """Say what is to be minded about the image; an earlier plan was perhaps for another one."""
     warnings = [text for text in [versions.version_warning(image) if image else ""] if text]
     earlier = found.get("image_warnings", [])
@@ -531,7 +575,10 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "model": {"type": "str"},
-            "model_path": {"type": "path"},
+            "root": {"type": "path"},
+            "revision": {"type": "str"},
+            "served_name": {"type": "str"},
+            "plan_memory": {"type": "bool", "default": True},
             "config": {"type": "dict"},
             "gpu": {"type": "str"},
             "gpus": {"type": "list", "elements": "dict"},
@@ -539,37 +586,41 @@ def main() -> None:
             "gpu_capability": {"type": "str"},
             "gpu_bandwidth_gb_s": {"type": "float"},
             "gpu_used_mib": {"type": "int", "default": 0},
+            "gpu_indexes": {"type": "list", "elements": "int"},
             "gpu_count": {"type": "int", "default": 1},
             "context": {"type": "int", "default": 8192},
             "chats": {"type": "int", "default": 1},
-            "max_num_seqs": {"type": "int", "default": 16},
+            "max_num_seqs": {"type": "int"},
             "max_num_batched_tokens": {"type": "int", "default": 2048, "no_log": False},
-            "fp8_kv_cache": {"type": "bool", "default": False},
+            "kv_cache_dtype": {"type": "str", "choices": ["auto", "fp8"], "default": "auto"},
             "enforce_eager": {"type": "bool", "default": False},
             "tensor_parallel_size": {"type": "int", "default": 1},
             "cpu_offload_gib": {"type": "int", "default": 0},
-            "stretch_context": {"type": "bool", "default": False},
-            "pictures": {"type": "bool", "default": False},
+            "extend_context": {"type": "bool", "default": False},
+            "image_inputs": {"type": "bool", "default": False},
+            "reserve_mib": {"type": "int", "default": 0},
             "gated": {"type": "bool", "default": False},
             "cpu_kv_cache_gib": {"type": "float"},
             "vllm_image": {"type": "str", "default": ""},
             "tool_call_parser": {"type": "str", "default": "auto"},
             "reasoning_parser": {"type": "str", "default": "auto"},
-            "kept": {"type": "path"},
+            "plan_file": {"type": "path"},
             "replan": {"type": "bool", "default": False},
             "fail_on_misfit": {"type": "bool", "default": False},
         },
         mutually_exclusive=[
-            ("model_path", "config"),
+            ("model", "config"),
             ("gpu", "gpus", "gpu_memory_mib", "cpu_kv_cache_gib"),
         ],
         required_by={"gpu_memory_mib": ["gpu_capability"]},
         supports_check_mode=True,
     )
     params = module.params
-    named = params["model"] or params["model_path"] or params["config"] is not None
+    host = LocalHost()
     try:
-        planned = planner.answer(params, LocalHost()) if named else table(params)
+        request = planner.PlanRequest.of(params)
+        one_model = request.model or request.config is not None
+        planned = (planner.answer if one_model else planner.table)(request, host)
     except _ERRORS as error:
         again = ""
         if isinstance(error, DamagedFileError):

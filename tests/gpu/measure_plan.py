@@ -58,6 +58,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model.config import guessed, parse
+from ansible_collections.sparerig.llm.plugins.module_utils._vllm.arguments import command_line
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import explain, observed
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.metrics import cache_config
 
@@ -311,7 +312,7 @@ def catalogue_cases() -> t.Iterator[Case]:
 OTHERS = (
     Case("llama-3.2-3b", LLAMA_3_2_3B, None, 12),
     Case("llama-3-8b-gptq-int8", LLAMA, {**GPTQ, "bits": 8}, 12),
-    Case("llama-3-8b-gptq-16k", LLAMA, GPTQ, 12, Use(context=16384, stretch_context=True)),
+    Case("llama-3-8b-gptq-16k", LLAMA, GPTQ, 12, Use(context=16384, extend_context=True)),
     Case("qwen3-8b-awq-eager", base("qwen3-8b"), AWQ, 8, Use(context=2048, enforce_eager=True)),
     Case("mistral-7b-ct-int4", base("mistral-7b-awq"), compressed(4), 12),
     Case("llama-3-8b-ct-int8", LLAMA, compressed(8), 12),
@@ -600,10 +601,10 @@ TELLING = (
 
 def flags_here(made: Plan, total_mib: int) -> list[str]:
     """Turn the plan's share of the small card into the same memory's share of this GPU."""
-    flags = list(made.flags)
+    arguments = dict(made.vllm_arguments)
     taken = made.weights + made.activations + made.cuda_graphs + made.non_torch + made.kv_cache
-    flags[flags.index("--gpu-memory-utilization") + 1] = f"{taken / (total_mib * MIB):.4f}"
-    return flags
+    arguments["gpu-memory-utilization"] = f"{taken / (total_mib * MIB):.4f}"
+    return command_line(arguments)
 
 
 def _planned(made: Plan) -> dict[str, t.Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from jinja2 import Environment, nodes
 
 ROOT = Path(__file__).parents[2]
@@ -20,15 +21,8 @@ ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
 SHARED = {
     "sparerig_device",  # the one switch between an NVIDIA card and the processor
     "sparerig_model",  # what to serve: auto, an id of the catalogue, a repository, a directory
-    "vllm_reasoning_parser",  # what the inventory names is held against the tokenizer, before
-    "vllm_tool_call_parser",  # the download
-    "vllm_plan",  # what the plan of the card's memory says: also which model to have
-    "model_store_token",  # whether gated models may be chosen
-    "model_store_update",  # whether to plan anew
-    "model_store_path",  # where model_store leaves the model, for those that serve it
-    "model_store_repository",  # the model's own name, for the engine to call it by
-    "vllm_unit",  # the engine's name on its network, for the page
-    "vllm_image",  # what the driver has to be new enough for
+    "sparerig_engine_unit",  # the engine's unit, and its name for the page
+    "sparerig_engine_network",  # the private network of the engine, which the page joins
     "inventory_hostname",
     "groups",
     "hostvars",
@@ -68,6 +62,37 @@ def test_files(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_the_readme_has_an_example_that_works(role: str) -> None:
+    text = (ROOT / "roles" / role / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (play,) = yaml.safe_load(example)
+    (used,) = play["roles"]
+    assert used["role"] == f"sparerig.llm.{role}"
+    options = specs(role)["main"]["options"]
+    given = ArgumentSpecValidator(options).validate(used["vars"])
+    assert not given.error_messages
+
+
+PHASES = ("preflight", "install", "configure", "run", "verify", "remove")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_tasks_are_cut_by_phases(role: str) -> None:
+    folder = ROOT / "roles" / role / "tasks"
+    for task in load(folder / "main.yml"):
+        (included,) = [
+            value if isinstance(value, str) else value["file"]
+            for name, value in task.items()
+            if name in {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}
+        ]
+        tags = [task["tags"]] if isinstance(task["tags"], str) else task["tags"]
+        if tags != ["always"]:  # what the other phases need to know
+            assert included.removesuffix(".yml") in PHASES
+            assert included.removesuffix(".yml") == tags[0]
+            assert set(tags) <= set(PHASES)
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_options_are_the_defaults(role: str) -> None:
     options, values = specs(role)["main"].get("options", {}), defaults(role)
     required = {name for name, option in options.items() if option.get("required")}
@@ -96,7 +121,15 @@ def test_defaults_are_told_right(role: str) -> None:
 
 def test_the_driver_is_checked_against_the_image_that_runs() -> None:
     pinned = load(ROOT / "roles" / "vllm" / "vars" / "main.yml")["__vllm_devices"]["cuda"]["image"]
-    assert f"default('{pinned}')" in defaults("nvidia_driver")["nvidia_driver_for_image"]
+    wiring = load(ROOT / "playbooks" / "vars" / "wiring.yml")
+    assert f"default('{pinned}')" in wiring["nvidia_driver_for_image"]
+
+
+def test_the_plan_is_made_for_the_image_that_runs() -> None:
+    devices = load(ROOT / "roles" / "vllm" / "vars" / "main.yml")["__vllm_devices"]
+    wired = load(ROOT / "playbooks" / "vars" / "wiring.yml")["model_vllm_image"]
+    assert f"default('{devices['cpu']['image']}')" in wired
+    assert "nvidia_driver_for_image if sparerig_gpu" in wired
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -188,6 +221,27 @@ def test_variables_bear_the_name_of_their_role(role: str) -> None:
         if not name.startswith((f"{role}_", f"__{role}_")) and name not in SHARED
     }
     assert not strange
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_default_does_not_depend_on_what_the_role_found_out(role: str) -> None:
+    folder = ROOT / "roles" / role
+    found_out = set().union(*(registered(load(file)) for file in folder.glob("tasks/*.yml")))
+    for name, value in defaults(role).items():
+        read = set().union(*map(names_in, templates([value])))
+        assert not read & found_out, f"{name} reads what a task registers: {read & found_out}"
+        assert name not in read, f"{name} reads its own former value"
+
+
+def registered(node: t.Any) -> set[str]:
+    """Find the variables that tasks register, however deep."""
+    names: set[str] = set()
+    if isinstance(node, dict):
+        names |= {node["register"]} if "register" in node else set()
+        node = list(node.values())
+    if isinstance(node, list):
+        names = names.union(*(registered(part) for part in node))
+    return names
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -63,14 +63,14 @@ def test_chats_outlive_the_container(rig: Rig) -> None:
 
 
 BAD_INPUT = [
-    ("a wrong type", ["vllm_max_model_len=long"], "vllm_max_model_len"),
+    ("a wrong type", ["model_context=long"], "model_context"),
     ("an unknown device", ["vllm_device=tpu"], "value of vllm_device must be one of: cuda, cpu"),
     (
         "a missing model directory",
-        ["model_store_path=/srv/models/gone"],
+        ["sparerig_model=/srv/models/gone"],
         "there is nothing at /srv/models/gone",
     ),
-    ("a directory that is no model", ["model_store_path=/etc"], "config.json"),
+    ("a directory that is no model", ["sparerig_model=/etc"], "config.json"),
     ("a port in use", ["open_webui_port=22"], "port 22 is in use by another program"),
     ("a port that is none", ["open_webui_port=70000"], "ports from 1 to 65535"),
     (

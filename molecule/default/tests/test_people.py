@@ -26,7 +26,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._open_webui.knowledge
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Rig
 
@@ -278,14 +277,9 @@ def test_a_short_document_can_be_read_whole(page: OpenWebUI) -> None:
 
 
 # What somebody runs who has the engine and the page on different PCs, and now wants only the page.
-PAGE_ALONE = """
-- hosts: webui_hosts
-  gather_facts: false
-  become: true
-  roles: [sparerig.llm.open_webui]
-"""
+PAGE_ALONE = "playbooks/page.yml"
 NOTICE = "Built with Meta Llama 3"
-PLAN = "/etc/sparerig/sparerig-vllm.plan.json"
+PLAN = "/etc/sparerig/model-plan.json"
 
 
 def role_options(content: Content) -> str:
@@ -295,9 +289,9 @@ def role_options(content: Content) -> str:
 
 @pytest.fixture
 def licensed(rig: Rig) -> Iterator[None]:
-    """Let the engine's kept plan be of a model whose license wants a notice."""
+    """Let the engine's plan be of a model whose license wants a notice."""
     change = f"import json; f = open({PLAN!r}, 'r+'); p = json.load(f); f.seek(0);"
-    change += f" p['catalogue'] = {{'license_notice': {NOTICE!r}}}; json.dump(p, f); f.truncate()"
+    change += f" p['license_notice'] = {NOTICE!r}; json.dump(p, f); f.truncate()"
     rig.root(f"cp --preserve {PLAN} /srv/plan.json")
     rig.root(f'python3 -c "{change}"')
     yield
@@ -306,14 +300,12 @@ def licensed(rig: Rig) -> Iterator[None]:
 
 @pytest.mark.usefixtures("licensed", "restored")
 def test_the_page_alone_gets_its_people_and_what_the_license_wants(
-    rig: Rig, play: Play, page: OpenWebUI, tmp_path: Path
+    rig: Rig, play: Play, page: OpenWebUI
 ) -> None:
     rig.root("rm -rf /srv/papers")
     rig.root("mkdir /srv/papers")
     rig.root("sh -c 'echo The boiler is 12 years old. > /srv/papers/boiler.txt'")
-    playbook = tmp_path / "page.yml"
-    playbook.write_text(PAGE_ALONE)
-    told = play("-e", role_options(CONTENT), playbook=str(playbook))
+    told = play("-e", role_options(CONTENT), playbook=PAGE_ALONE)
     assert told.returncode == 0, told.stdout[-4000:]
     banners = page.get("/api/v1/configs/banners")
     assert [(banner["content"], banner["dismissible"]) for banner in banners] == [(NOTICE, False)]
@@ -323,11 +315,11 @@ def test_the_page_alone_gets_its_people_and_what_the_license_wants(
     known = {base["name"]: base["files"] for base in facts["knowledge"]}
     assert known["Papers"] == [{"name": "boiler.txt", "status": "completed"}]
     assert "short" in [model["id"] for model in facts["models"]]
-    again = play("-e", role_options(CONTENT), playbook=str(playbook))
+    again = play("-e", role_options(CONTENT), playbook=PAGE_ALONE)
     assert re.search(r"changed=0 .*failed=0", again.stdout), again.stdout[-4000:]
     assert PASSWORD not in told.stdout + again.stdout
 
-    assert play("-e", role_options(GONE), playbook=str(playbook)).returncode == 0
+    assert play("-e", role_options(GONE), playbook=PAGE_ALONE).returncode == 0
     facts = gather(page, list(LISTS), None)
     assert [user["role"] for user in facts["users"]] == ["admin"]
     assert not facts["groups"]

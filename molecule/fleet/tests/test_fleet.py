@@ -1,7 +1,7 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each PC has the model that its card can run, with the flags that make it fit."""
+"""Each PC has the model that its card can run, with the arguments that make it fit."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ def test_each_card_gets_its_model(rig: Rig, name: str, model: str, reason: str) 
         plan["catalogue"]["repository"],
         plan["catalogue"]["revision"],
     )
-    assert plan["vllm_vars"]["vllm_kv_cache_memory_bytes"] == plan["terms"]["kv_cache"]
+    assert plan["vllm_arguments"]["kv-cache-memory-bytes"] == plan["terms"]["kv_cache"]
     assert plan["confirmed"] is (name != "fleet-new")
 
 
-def test_a_wish_wins(rig: Rig) -> None:
-    plan = chosen(rig, "fleet-wish")["plan"]
+def test_a_named_model_wins(rig: Rig) -> None:
+    plan = chosen(rig, "fleet-named")["plan"]
     assert plan["catalogue"]["id"] == "llama-3-8b-gptq"
     assert plan["catalogue"]["license_notice"] == "Built with Meta Llama 3"
 
 
-def test_cards_differ_in_their_flags(rig: Rig) -> None:
-    flags = {name: chosen(rig, name)["plan"]["vllm_vars"] for name in ("fleet-11", "fleet-two")}
-    assert flags["fleet-11"]["vllm_dtype"] == "float16"
-    assert flags["fleet-two"]["vllm_dtype"] == "bfloat16"
-    assert flags["fleet-two"]["vllm_gpus"] == ["nvidia.com/gpu=1"]
-    assert "vllm_gpus" not in flags["fleet-11"]
+def test_cards_differ_in_their_arguments(rig: Rig) -> None:
+    plans = {name: chosen(rig, name)["plan"] for name in ("fleet-11", "fleet-two")}
+    assert plans["fleet-11"]["vllm_arguments"]["dtype"] == "float16"
+    assert plans["fleet-two"]["vllm_arguments"]["dtype"] == "bfloat16"
+    assert plans["fleet-two"]["gpus"] == ["nvidia.com/gpu=1"]
+    assert plans["fleet-11"]["gpus"] == ["nvidia.com/gpu=all"]
 
 
 def test_a_card_that_is_too_old_ends_the_run_before_anything_is_done(rig: Rig, play: Play) -> None:

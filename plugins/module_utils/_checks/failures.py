@@ -96,7 +96,7 @@ WORDS: t.Final[Mapping[str, str]] = {
     "context": "the length that it was made for",
     "shorter": "a lower number",
     "fewer": "8",
-    "settings": "vllm_tool_call_parser: auto and vllm_reasoning_parser: auto",
+    "settings": "model_tool_call_parser: auto and model_reasoning_parser: auto",
 }
 
 # --- what several remedies say ------------------------------------------------------------------
@@ -112,8 +112,8 @@ _TRY_CARD = "sudo docker run --rm --device nvidia.com/gpu=all --entrypoint nvidi
 _REBOOT = "sudo systemctl reboot"
 _PLAY = "Run the play again."
 _LESS = (
-    "Or let less be planned, and run the play again: a lower vllm_max_model_len, vllm_full_chats or"
-    " vllm_max_num_seqs, or a smaller model."
+    "Or let less be planned, and run the play again: a lower model_context, model_chats or"
+    " model_max_num_seqs, or a smaller model."
 )
 _RESERVE = (
     "End other programs that it lists; or set model_reserve_mib: {} and run the play again: the"
@@ -654,7 +654,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             Remedy(
                 (),
                 "Serve the model's instruct or chat release, or give a template with"
-                " --chat-template in vllm_extra_args.",
+                " chat-template in vllm_arguments.",
             ),
         ),
         Failure(
@@ -666,7 +666,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             Remedy(
                 (),
                 "Take tokenizer and template of the original model, or another release of it; or"
-                " give another template with --chat-template in vllm_extra_args.",
+                " give another template with chat-template in vllm_arguments.",
             ),
         ),
         Failure(
@@ -685,7 +685,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "The files of the model and the quantisation do not go together.",
             Remedy(
                 (),
-                "Remove --quantization from vllm_extra_args if it is there: vLLM reads the method"
+                "Remove quantization from vllm_arguments if it is there: vLLM reads the method"
                 " from the model. Else choose another copy of the model, or the vllm_image that"
                 " served it before.",
             ),
@@ -701,7 +701,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             Remedy(
                 (),
                 "Accept the license at {endpoint}/{repository}, signed in; make a token with read"
-                " permission at {endpoint}/settings/tokens; give it as model_store_token"
+                " permission at {endpoint}/settings/tokens; give it as model_token"
                 " (the module's option token). Or choose a model that is not gated.",
             ),
         ),
@@ -827,7 +827,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "The snapshot is not complete on this host, and downloading it needs huggingface_hub.",
             Remedy(
                 (),
-                "Run the role model_store first: it installs huggingface_hub 2 in /opt/sparerig/hf."
+                "Run the role model first: it installs huggingface_hub 2 in /opt/sparerig/hf."
                 " Or let the option python name a Python that has it.",
             ),
         ),
@@ -835,9 +835,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "license-not-allowed",
             "The model's license is not among the allowed ones",
             "The inventory allows only certain licenses.",
-            Remedy(
-                (), "Choose another model, or read the license and add it to model_store_licenses."
-            ),
+            Remedy((), "Choose another model, or read the license and add it to model_licenses."),
         ),
         Failure(
             "download-running",
@@ -913,7 +911,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "A model cannot follow a chat that is longer than those it was trained on.",
             Remedy(
                 (),
-                "Set vllm_max_model_len: {context}, or choose a model with a longer context:"
+                "Set model_context: {context}, or choose a model with a longer context:"
                 " docs/what-fits.md lists them.",
             ),
             details=("The context is {wanted} tokens, the model was made for {context}.",),
@@ -924,7 +922,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "The KV cache holds the tokens of all running chats.",
             Remedy(
                 (),
-                "Set vllm_max_model_len: {shorter}, or choose a smaller model or one in INT4, and"
+                "Set model_context: {shorter}, or choose a smaller model or one in INT4, and"
                 " run the play again.",
             ),
             details=(
@@ -939,7 +937,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             Remedy(
                 (_NVIDIA_SMI,),
                 "End other programs that it lists; or choose a smaller model or one in INT4, or"
-                " lower vllm_max_num_seqs, and run the play again.",
+                " lower model_max_num_seqs, and run the play again.",
             ),
         ),
         Failure(
@@ -949,7 +947,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             " cache, more for more chats at once.",
             Remedy(
                 (),
-                "Set vllm_max_num_seqs: {fewer}; if that is not enough, vllm_enforce_eager: true"
+                "Set model_max_num_seqs: {fewer}; if that is not enough, model_enforce_eager: true"
                 " (slower, but without graphs).",
             ),
             details=("vLLM rehearsed {seqs} chats at once, and the card has no room for so many.",),
@@ -968,8 +966,8 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             " the KV cache gets that place only afterwards.",
             Remedy(
                 (_NVIDIA_SMI,),
-                "End other programs that it lists; or set vllm_enforce_eager: true (slower answers,"
-                " nothing is compiled); or choose a smaller model.",
+                "End other programs that it lists; or set model_enforce_eager: true (slower"
+                " answers, nothing is compiled); or choose a smaller model.",
             ),
             details=("The compiler asked for {wanted}.",),
         ),
@@ -1002,7 +1000,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "bfloat16-unsupported",
             "The card cannot calculate in bfloat16",
             "Cards of a compute capability below 8.0 (before the RTX 30 series) cannot.",
-            Remedy((), "Set vllm_dtype: half"),
+            Remedy((), "Set dtype: half in vllm_arguments"),
             details=("The card is {card}.",),
         ),
         Failure(
@@ -1016,7 +1014,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "fp8-kv-cache-unsupported",
             "The card cannot hold its KV cache in FP8",
             "An FP8 KV cache needs compute capability 8.9.",
-            Remedy((), "Set vllm_kv_cache_dtype: auto"),
+            Remedy((), "Set model_kv_cache_dtype: auto"),
         ),
         Failure(
             "architecture-unknown",
@@ -1051,7 +1049,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "GPTQ runs on its slow kernel",
             "--quantization gptq was given, which keeps vLLM up to 0.21 from its faster Marlin"
             " kernel.",
-            Remedy((), "Remove --quantization from vllm_extra_args."),
+            Remedy((), "Remove quantization from vllm_arguments."),
         ),
     ),
     "The way to the API": (
@@ -1252,7 +1250,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "plan-weights-differ",
             "The weights are not those that were planned",
             "Another model or format than planned is served, or it was loaded unquantised.",
-            Remedy((), "Run the play again with model_store_update: true, which plans anew."),
+            Remedy((), "Run the play again with model_update: true, which plans anew."),
         ),
         Failure(
             "plan-kv-cache-differs",
@@ -1274,7 +1272,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "--max-model-len is not the plan's.",
             Remedy(
                 ("grep -A1 max-model-len /etc/sparerig/{unit}.json",),
-                "Set vllm_max_model_len to the context that is wanted, and run the play again.",
+                "Set model_context to the context that is wanted, and run the play again.",
             ),
         ),
         Failure(
@@ -1283,7 +1281,8 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
             "--max-num-seqs is higher than planned, or this vLLM records more.",
             Remedy(
                 (),
-                "Set vllm_max_num_seqs lower, or vllm_enforce_eager: true, and run the play again.",
+                "Set model_max_num_seqs lower, or model_enforce_eager: true, and run the play"
+                " again.",
             ),
         ),
         Failure(

@@ -13,8 +13,6 @@ from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import
     BLOCK_TOKENS,
     GIB,
     MIB,
-    KvLayout,
-    Use,
 )
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.log import Observed, observed
 
@@ -24,7 +22,6 @@ if t.TYPE_CHECKING:
     from ansible_collections.sparerig.llm.plugins.module_utils._checks.evidence import Evidence
     from ansible_collections.sparerig.llm.plugins.module_utils._gpu.nvidia_smi import Gpu
     from ansible_collections.sparerig.llm.plugins.module_utils._host.command import Host
-    from ansible_collections.sparerig.llm.plugins.module_utils._model.config import Architecture
     from ansible_collections.sparerig.llm.plugins.module_utils._vllm.health import ApiFacts
 
 # The plan is held to these in tests/gpu; an actual outside them is another model, another flag or
@@ -65,18 +62,6 @@ class Actual:
         )
 
 
-def on_cpu(architecture: Architecture, kv_cache_gib: float, context: int) -> dict[str, t.Any]:
-    """Plan for vLLM's CPU backend, where only the KV cache is given (VLLM_CPU_KVCACHE_SPACE)."""
-    layout = KvLayout.of(architecture, Use(context=context))
-    size = int(kv_cache_gib * GIB)
-    return {
-        "context": context,
-        "kv_block_bytes": layout.block_bytes,
-        "kv_cache_tokens": layout.tokens(size // layout.block_bytes, context),
-        "terms": {"kv_cache": size},
-    }
-
-
 def names(planned: Mapping[str, t.Any]) -> list[str]:
     """Name the checks that a plan is held to; on a processor there are fewer."""
     terms = planned["terms"]
@@ -91,7 +76,7 @@ def names(planned: Mapping[str, t.Any]) -> list[str]:
 
 
 def compare(planned: Mapping[str, t.Any], actual: Actual, evidence: Evidence) -> None:
-    """Hold the actual against a plan (the module memory_plan's answer, or on_cpu's)."""
+    """Hold the actual against a plan, the answer of the module memory_plan."""
     for name in names(planned):
         _CHECKS[name](planned, actual, evidence)
 

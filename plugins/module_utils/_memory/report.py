@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import GIB, MIB, Plan
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.target_gpu import cdi_names
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,49 +55,23 @@ def result(plan: Plan) -> dict[str, t.Any]:
         "full_chats": round(plan.full_chats, 2),
         "longest_context": plan.longest_context,
         "decode_ceiling": plan.decode_ceiling and round(plan.decode_ceiling, 1),
-        "flags": list(plan.flags),
-        "vllm_vars": role_variables(plan),
-        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
+        "vllm_arguments": dict(plan.vllm_arguments),
+        "vllm_environment": plan.environment if plan.fits else {},
+        "gpus": cdi_names(plan.card.indexes[: use.tensor_parallel_size]),
+        "choices": [
+            {"what": choice.what, "cost": choice.cost, "settings": _options(choice.settings)}
+            for choice in plan.choices
+        ],
         "notes": list(plan.notes),
     }
 
 
-def role_variables(plan: Plan) -> dict[str, t.Any]:
-    """Give the flags as variables of the role vllm; what has none goes into vllm_extra_args."""
-    if not plan.fits:
-        return {}
-    variables: dict[str, t.Any] = {"vllm_enforce_eager": plan.use.enforce_eager}
-    if plan.card.indexes:
-        used = plan.card.indexes[: plan.use.tensor_parallel_size]
-        variables["vllm_gpus"] = [f"nvidia.com/gpu={index}" for index in used]
-    extra: list[str] = []
-    words = iter(plan.flags)
-    for flag in words:
-        if flag in _SWITCHES:
-            extra += [flag] if flag != "--enforce-eager" else []
-            continue
-        value = next(words)
-        kind = _OWN_VARIABLE.get(flag)
-        if kind:
-            variables["vllm_" + flag[2:].replace("-", "_")] = kind(value)
-        else:
-            extra += [flag, value]
-    return {**variables, "vllm_extra_args": extra}
-
-
-_SWITCHES: t.Final = ("--enforce-eager", "--language-model-only")
-_OWN_VARIABLE: t.Final[dict[str, type[str | int | float]]] = {
-    "--dtype": str,
-    "--kv-cache-dtype": str,
-    "--max-model-len": int,
-    "--max-num-seqs": int,
-    "--max-num-batched-tokens": int,
-    "--block-size": int,
-    "--kv-cache-memory-bytes": int,
-    "--gpu-memory-utilization": float,
-    "--tensor-parallel-size": int,
-    "--cpu-offload-gb": int,
-}
+def _options(settings: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Give settings of a use as options of the module memory_plan."""
+    options = dict(settings)
+    if options.pop("fp8_kv_cache", False):
+        options["kv_cache_dtype"] = "fp8"
+    return options
 
 
 def lines(plan: Plan) -> list[str]:
@@ -105,7 +79,7 @@ def lines(plan: Plan) -> list[str]:
     verdict = ("fits" if plan.fits else f"does not fit: {_gib(plan.missing)} too much") + (
         " (an estimate: the architecture is not known)" if plan.estimate else ""
     )
-    head = f"{plan.model or 'The model'} on {plan.card.name}, {_wish(plan)}: {verdict}"
+    head = f"{plan.model or 'The model'} on {plan.card.name}, {_asked_for(plan)}: {verdict}"
     sums = [f"  {_WORDS[term]:<18}{_gib(size):>10}" for term, size in plan.terms.items()]
     sums.append(f"  {'of free memory':<18}{_gib(plan.free):>10}")
     cache = (
@@ -195,7 +169,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _wish(plan: Plan) -> str:
+def _asked_for(plan: Plan) -> str:
     return f"{_many(plan.use.chats)} of {plan.use.context} tokens"
 
 

@@ -26,7 +26,6 @@ against free memory at the start, and refuses in words where it would otherwise 
 
 from __future__ import annotations
 
-import json
 import math
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -103,7 +102,7 @@ _LEAST_CONTEXT = 1024  # a shorter chat is of no use
 
 
 class PlanError(ValueError):
-    """The wish cannot be planned at all; the text names the value and the way out."""
+    """The request cannot be planned at all; the text names the value and the way out."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ class Use:
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
     cpu_offload_gib: int = 0
-    stretch_context: bool = False  # beyond the model's own, by YaRN
-    pictures: bool = False
+    extend_context: bool = False  # beyond the model's own, by YaRN
+    image_inputs: bool = False
     reserve_mib: int = 0  # left free beside the slack, for others on the card
 
     def __post_init__(self) -> None:
@@ -245,7 +244,7 @@ class Plan:
     longest_context: int
     dtype: str
     decode_ceiling: float | None  # tokens a second, for one chat
-    flags: tuple[str, ...]
+    vllm_arguments: dict[str, t.Any]  # of `vllm serve`, by their names without dashes
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -358,14 +357,14 @@ def _check(architecture: Architecture, card: Card, use: Use) -> tuple[str, ...]:
     if use.fp8_kv_cache and card.capability < FP8_CAPABILITY:
         raise PlanError(
             f"An FP8 KV cache needs compute capability 8.9, {card.name} has {capability};"
-            " leave fp8_kv_cache off."
+            " leave kv_cache_dtype at auto."
         )
     if use.context > architecture.context:
-        if not use.stretch_context:
+        if not use.extend_context:
             raise PlanError(
                 f"context {use.context} is more than the {architecture.context} tokens that the"
                 f" model was made for. Ask for {architecture.context}, choose a model with a longer"
-                " context, or stretch it with stretch_context (answers get worse)."
+                " context, or extend it with extend_context (answers get worse)."
             )
         if architecture.rope_theta is None:
             raise PlanError(
@@ -441,7 +440,9 @@ def _sum(
         ),
         dtype=dtype,
         decode_ceiling=_decode_ceiling(architecture, card, use, layout),
-        flags=_flags(architecture, use, dtype, kv_cache, utilization) if fits else (),
+        vllm_arguments=(
+            _vllm_arguments(architecture, use, dtype, kv_cache, utilization) if fits else {}
+        ),
         notes=(_COMPILER,) if for_chats <= blocks < for_compiler else (),
     )
 
@@ -468,7 +469,7 @@ def weight_bytes(architecture: Architecture, use: Use | None = None) -> int:
         small += 2 * 2 * architecture.head_dim
     total = architecture.layers * (matrices + small) + 2 * architecture.hidden
     total += _embedding_bytes(architecture) + _head_bytes(architecture)
-    if use.pictures:
+    if use.image_inputs:
         total += 2 * architecture.vision_elements
     return max(0, total // cards + _rotary_bytes(architecture, use) - offloaded)
 
@@ -681,31 +682,30 @@ def _decode_ceiling(
     return card.bandwidth_gb_s * 1e9 / read
 
 
-def _flags(
+def _vllm_arguments(
     architecture: Architecture, use: Use, dtype: str, kv_cache: int, utilization: float
-) -> tuple[str, ...]:
+) -> dict[str, t.Any]:
     """Name everything that vLLM would else choose by the card it finds."""
-    flags: dict[str, object] = {
-        "--dtype": dtype,
-        "--max-model-len": use.context,
-        "--max-num-seqs": use.sequences,
-        "--max-num-batched-tokens": use.max_num_batched_tokens,
-        "--block-size": BLOCK_TOKENS,
-        "--kv-cache-dtype": "fp8" if use.fp8_kv_cache else dtype,
-        "--kv-cache-memory-bytes": kv_cache,
-        "--gpu-memory-utilization": utilization,
-        "--tensor-parallel-size": use.tensor_parallel_size,
+    arguments: dict[str, t.Any] = {
+        "dtype": dtype,
+        "max-model-len": use.context,
+        "max-num-seqs": use.sequences,
+        "max-num-batched-tokens": use.max_num_batched_tokens,
+        "block-size": BLOCK_TOKENS,
+        "kv-cache-dtype": "fp8" if use.fp8_kv_cache else dtype,
+        "kv-cache-memory-bytes": kv_cache,
+        "gpu-memory-utilization": utilization,
+        "tensor-parallel-size": use.tensor_parallel_size,
     }
     if use.cpu_offload_gib:
-        flags["--cpu-offload-gb"] = use.cpu_offload_gib
+        arguments["cpu-offload-gb"] = use.cpu_offload_gib
     if use.context > architecture.context:
-        flags["--hf-overrides"] = json.dumps(_stretched(architecture, use.context))
-    words = [str(word) for pair in flags.items() for word in pair]
+        arguments["hf-overrides"] = _stretched(architecture, use.context)
     if use.enforce_eager:
-        words.append("--enforce-eager")
-    if architecture.vision_elements and not use.pictures:
-        words.append("--language-model-only")
-    return tuple(words)
+        arguments["enforce-eager"] = True
+    if architecture.vision_elements and not use.image_inputs:
+        arguments["language-model-only"] = True
+    return arguments
 
 
 def _stretched(architecture: Architecture, context: int) -> dict[str, t.Any]:

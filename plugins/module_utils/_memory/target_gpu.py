@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import cards, nvidia_smi
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu.cards import LEAST_CAPABILITY
@@ -32,38 +32,61 @@ class NotYetKnownError(Exception):
     """The card is there, and how much memory it has only a driver can tell."""
 
 
-def card(params: Mapping[str, t.Any], host: Host) -> Card:
-    """Make the card from a module's options; without any, look at the host's own."""
-    if not any(params[name] for name in ("gpu", "gpu_memory_mib")) and params["gpus"] is None:
-        return of_host(host)
-    if params["gpus"] is not None:
-        return of_driver(params["gpus"])
-    known = cards.find(params["gpu"], params["gpu_memory_mib"]) if params["gpu"] else None
-    capability = _capability(params["gpu_capability"]) if params["gpu_capability"] else None
+@dataclass(frozen=True)
+class GpuRequest:
+    """Which card is meant.
+
+    By ``name``, by numbers, or as gpu_info returns it in ``gpus``; the host's own where none of
+    them is given. ``indexes`` names the only cards of the host that may be used.
+    """
+
+    name: str | None = None
+    gpus: Sequence[Mapping[str, t.Any]] | None = None
+    memory_mib: int | None = None
+    capability: str | None = None
+    bandwidth_gb_s: float | None = None
+    used_mib: int = 0
+    count: int = 1
+    indexes: tuple[int, ...] = ()
+
+
+def card(request: GpuRequest, host: Host) -> Card:
+    """Make the card from what was asked for; where nothing was, look at the host's own."""
+    if request.gpus is not None:
+        return of_driver(request.gpus, request.indexes)
+    if not (request.name or request.memory_mib):
+        return of_host(host, request.indexes)
+    known = cards.find(request.name, request.memory_mib) if request.name else None
+    capability = _capability(request.capability) if request.capability else None
     if known is None:
         return Card(
-            name=f"a card of {params['gpu_memory_mib']} MiB",
-            total_mib=params["gpu_memory_mib"],
+            name=f"a card of {request.memory_mib} MiB",
+            total_mib=request.memory_mib or 0,
             capability=capability or (0, 0),
-            used_mib=params["gpu_used_mib"],
-            bandwidth_gb_s=params["gpu_bandwidth_gb_s"],
-            count=params["gpu_count"],
+            used_mib=request.used_mib,
+            bandwidth_gb_s=request.bandwidth_gb_s,
+            count=request.count,
         )
     return Card(
         name=known.title,
         total_mib=known.memory_gib * 1024,
         capability=capability or known.capability,
-        used_mib=params["gpu_used_mib"],
-        bandwidth_gb_s=params["gpu_bandwidth_gb_s"] or known.bandwidth_gb_s,
-        count=params["gpu_count"],
+        used_mib=request.used_mib,
+        bandwidth_gb_s=request.bandwidth_gb_s or known.bandwidth_gb_s,
+        count=request.count,
     )
 
 
-def of_host(host: Host) -> Card:
+def cdi_names(indexes: Sequence[int]) -> list[str]:
+    """Name cards as Docker takes them by CDI; all of the host's where none is singled out."""
+    return [f"nvidia.com/gpu={index}" for index in indexes] or ["nvidia.com/gpu=all"]
+
+
+def of_host(host: Host, indexes: Sequence[int] = ()) -> Card:
     """Take the host's best card: by its driver, or before there is one by its PCI id."""
     report = nvidia_smi.read(host, kernel_log=False)
     if report.gpus:
-        return of_driver([asdict(gpu) for gpu in report.gpus])
+        return of_driver([asdict(gpu) for gpu in report.gpus], indexes)
     if not report.pci_devices:
         raise GpuChoiceError(
             "The host has no NVIDIA GPU: none is on its PCI bus. Look with `lspci -d 10de:`; to"
@@ -101,8 +124,16 @@ def _pair(capability: Sequence[int]) -> tuple[int, int]:
     return capability[0], capability[1]
 
 
-def of_driver(gpus: Sequence[Mapping[str, t.Any]]) -> Card:
+def of_driver(gpus: Sequence[Mapping[str, t.Any]], indexes: Sequence[int] = ()) -> Card:
     """Take the card with the most free memory, of those that vLLM can use at all."""
+    found = [gpu.get("index") for gpu in gpus]
+    unknown = [index for index in indexes if index not in found]
+    if unknown:
+        raise GpuChoiceError(
+            f"gpu_indexes names {', '.join(map(str, unknown))}, and the host's GPUs are"
+            f" {', '.join(map(str, found)) or 'none'}: `nvidia-smi -L` on the host lists them."
+        )
+    gpus = [gpu for gpu in gpus if not indexes or gpu.get("index") in indexes]
     if not gpus:
         raise GpuChoiceError(
             "The host has no NVIDIA GPU that its driver offers: `nvidia-smi` on the host says why."
@@ -113,8 +144,8 @@ def of_driver(gpus: Sequence[Mapping[str, t.Any]]) -> Card:
     alike = [card for card in usable if card.name == best.name]
     # The best first: it is the one that is used, unless several share the model.
     order = sorted(alike, key=lambda card: card is not best)
-    indexes = tuple(index for card in order for index in card.indexes)
-    return replace(best, count=len(alike), indexes=indexes if len(cards) > 1 else ())
+    named = tuple(index for card in order for index in card.indexes)
+    return replace(best, count=len(alike), indexes=named if len(found) > 1 else ())
 
 
 def _of_driver(gpu: Mapping[str, t.Any]) -> Card:

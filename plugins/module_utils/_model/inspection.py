@@ -524,7 +524,7 @@ class _Model:
                 "chat-template-token-missing",
                 advice="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja of the"
                 f" original model into {self.directory}; or serve another template with"
-                " --chat-template in vllm_extra_args.",
+                " chat-template in vllm_arguments.",
             )
             if not self.need_chat_template:
                 raise NotSureError(seen, failure.cause, failure.remedy)

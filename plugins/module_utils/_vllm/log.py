@@ -107,12 +107,12 @@ def _parser_settings(words: dict[str, str]) -> dict[str, str]:
     variables = [
         variable
         for variable, mark in (
-            ("vllm_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
-            ("vllm_reasoning_parser", r"reasoning[-_ ]parser"),
+            ("model_tool_call_parser", r"tool[-_ ](?:call[-_ ])?parser"),
+            ("model_reasoning_parser", r"reasoning[-_ ]parser"),
         )
         if re.search(mark, complaint, re.IGNORECASE)
     ]
-    settings = (f"{variable}: auto" for variable in variables or ["vllm_tool_call_parser"])
+    settings = (f"{variable}: auto" for variable in variables or ["model_tool_call_parser"])
     return {"complaint": complaint.strip().rstrip(".!"), "settings": " and ".join(settings)}
 
 

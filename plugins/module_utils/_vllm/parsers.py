@@ -26,14 +26,12 @@ from ansible_collections.sparerig.llm.plugins.module_utils._vllm.versions import
 if t.TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ansible_collections.sparerig.llm.plugins.module_utils._model.tokenizer import Tokenizer
-
 TOOL: t.Final = "tool"
 REASONING: t.Final = "reasoning"
 AUTO: t.Final = "auto"
 NONE: t.Final = ""
 FLAGS: t.Final = {TOOL: "--tool-call-parser", REASONING: "--reasoning-parser"}
-VARIABLES: t.Final = {TOOL: "vllm_tool_call_parser", REASONING: "vllm_reasoning_parser"}
+VARIABLES: t.Final = {TOOL: "model_tool_call_parser", REASONING: "model_reasoning_parser"}
 
 
 class ParserError(ValueError):
@@ -44,6 +42,33 @@ class ParserError(ValueError):
         super().__init__(self.explanation.message(f"{seen}."))
         self.failure = failure
         self.seen = seen
+
+
+class Tokenizer(t.Protocol):
+    """What a parser asks of a tokenizer. _model/tokenizer.py reads one; _model stands above."""
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """All tokens; None where no file has them all."""
+
+    @property
+    def has_response_template(self) -> bool:
+        """Whether its files say how the model writes an answer."""
+
+    @property
+    def template(self) -> str:
+        """The template for plain chats; empty if there is none."""
+
+    @property
+    def template_with_tools(self) -> str:
+        """The template for a request that offers tools; empty if there is none."""
+
+    @property
+    def mistral_only(self) -> bool:
+        """Whether only Mistral's own library reads it."""
+
+    def has(self, token: str) -> bool | None:
+        """Whether the vocabulary has a token; None where the files do not tell."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._gpu import cards
+from ansible_collections.sparerig.llm.plugins.module_utils._memory import selection
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import (
     GIB,
     Card,
@@ -49,7 +50,7 @@ def test_the_best_model_for_each_card(name: str) -> None:
     card = Card(
         known.title, known.memory_gib * 1024, known.capability, bandwidth_gb_s=known.bandwidth_gb_s
     )
-    chosen = catalogue.choose(card)
+    chosen = selection.choose(card)
     made = chosen.plan
     row = (
         f"| {known.title} | `{chosen.model.id}` | {chosen.model.format}"

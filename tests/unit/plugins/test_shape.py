@@ -11,6 +11,7 @@ import typing as t
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sparerig.llm.plugins.filter import shape
+from ansible_collections.sparerig.llm.plugins.module_utils._service.spec import Network
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,10 @@ from ansible_collections.sparerig.llm.plugins.filter import shape
         ({}, []),
         ({"seed": 0, "share": 0.9}, ["--seed", "0", "--share", "0.9"]),
         ({"eager": True, "tools": False, "parser": "", "dtype": None}, ["--eager"]),
-        ({"b": "x y", "a": 1}, ["--b", "x y", "--a", "1"]),
+        ({"b": "x y", "a": 1}, ["--a", "1", "--b", "x y"]),
+        ({"a": 1, "b": "x y"}, ["--a", "1", "--b", "x y"]),
+        ({"modules": ["a=1", "b=2"], "empty": []}, ["--empty", "--modules", "a=1", "b=2"]),
+        ({"overrides": {"factor": 2.0}}, ["--overrides", '{"factor": 2.0}']),
     ],
 )
 def test_command_options(options: dict[str, t.Any], arguments: list[str]) -> None:
@@ -56,5 +60,13 @@ def test_upstream_keys(
     assert shape.upstream_keys(upstreams, read) == keys
 
 
+def test_a_private_network_is_one_to_container_service() -> None:
+    network = Network(**shape.private_network("engine"))
+    assert "--internal" in network.create_command()
+    assert "com.docker.network.bridge.inhibit_ipv4=true" in network.create_command()
+    assert network.create_command()[-1] == "engine"
+
+
 def test_names() -> None:
-    assert set(shape.FilterModule().filters()) == {"command_options", "upstream_keys"}
+    names = {"command_options", "private_network", "upstream_keys"}
+    assert set(shape.FilterModule().filters()) == names

@@ -21,7 +21,7 @@ from model_files import model_files
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SCRIPT = Path(__file__).parents[3] / "roles/model_store/files/share.py"
+SCRIPT = Path(__file__).parents[3] / "roles/model/files/share.py"
 FILES = model_files(1 << 16)
 Offer = tuple[str, str, dict[str, t.Any]]
 

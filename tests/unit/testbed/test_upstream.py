@@ -48,8 +48,8 @@ def test_the_facts_are_of_the_pinned_release(name: str, pin: str) -> None:
 
 
 def test_the_driver_is_checked_against_the_pinned_image() -> None:
-    default = role_file("nvidia_driver/defaults/main.yml")["nvidia_driver_for_image"]
-    assert f"'{DEVICES['cuda']['image']}'" in default
+    wiring = yaml.safe_load((ROOT / "playbooks" / "vars" / "wiring.yml").read_text())
+    assert f"'{DEVICES['cuda']['image']}'" in wiring["nvidia_driver_for_image"]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
@@ -185,7 +185,7 @@ def test_what_the_roles_mount_hides_nothing_of_the_image() -> None:
 def test_the_entry_point_of_the_role_is_in_every_image() -> None:
     service = next(
         task["sparerig.llm.container_service"]
-        for task in yaml.safe_load((ROOT / "roles" / "vllm" / "tasks" / "main.yml").read_text())
+        for task in yaml.safe_load((ROOT / "roles" / "vllm" / "tasks" / "run.yml").read_text())
         if "sparerig.llm.container_service" in task
     )
     for name in ("vllm-cuda", "vllm-cpu"):

@@ -29,3 +29,15 @@ def test_banners_are_complete_and_told_apart() -> None:
 
 def test_no_banners_are_an_empty_list() -> None:
     assert open_webui_banners([]) == "[]"
+
+
+def test_what_licenses_want_shown_comes_last_once_and_stays() -> None:
+    notices = ["Built with Meta Llama 3", "", "Built with Meta Llama 3", "Another"]
+    banners = json.loads(open_webui_banners([{"content": "Hello"}], notices))
+    assert [(banner["content"], banner["dismissible"]) for banner in banners] == [
+        ("Hello", True),
+        ("Built with Meta Llama 3", False),
+        ("Another", False),
+    ]
+    assert all(set(banner) == NEEDED for banner in banners)
+    assert len({banner["id"] for banner in banners}) == 3

@@ -347,7 +347,7 @@ FAILURES = {
     ),
     "a parser of another family": Failure(
         "parser-not-for-tokenizer",
-        ("llama3_json needs <|python_tag|>", "Set vllm_tool_call_parser: auto"),
+        ("llama3_json needs <|python_tag|>", "Set model_tool_call_parser: auto"),
         {"tool_call_parser": "llama3_json"},
     ),
     "a reasoning parser of a later version": Failure(
@@ -652,7 +652,7 @@ def test_client_missing(
     assert "would be downloaded" in told["msg"]
     answer = site.run(root=elsewhere, python=python)
     assert answer["failure"] == "client-missing"
-    assert "Run the role model_store first" in answer["msg"]
+    assert "Run the role model first" in answer["msg"]
 
 
 def test_client_of_another_python(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_a_table_of_what_fits(run_module: RunModule) -> None:
         "5.3",
         "GiB",
         "8192",
-        "4.7",
+        "4.3",
         "69",
         "yes",
     ]
@@ -73,22 +73,25 @@ def test_one_model(run_module: RunModule, check: bool) -> None:  # noqa: FBT001
     answer = run_module(memory_plan, check=check, model="llama-3-8b-gptq", gpu=CARD, chats=4)
     assert answer["fits"]
     assert answer["catalogue"]["license_notice"] == "Built with Meta Llama 3"
-    assert answer["vllm_vars"]["vllm_max_model_len"] == 8192
-    assert answer["vllm_vars"]["vllm_enforce_eager"] is False
-    assert answer["vllm_vars"]["vllm_kv_cache_memory_bytes"] == answer["terms"]["kv_cache"]
-    assert answer["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert answer["license_notice"] == "Built with Meta Llama 3"
+    arguments = answer["vllm_arguments"]
+    assert arguments["max-model-len"] == 8192
+    assert "enforce-eager" not in arguments
+    assert arguments["kv-cache-memory-bytes"] == answer["terms"]["kv_cache"]
+    assert not {"tool-call-parser", "enable-auto-tool-choice", "reasoning-parser"} & set(arguments)
+    assert answer["tool_call_parser"] == answer["reasoning_parser"] == ""
     assert answer["tools"].startswith("Tools: none: the model was not trained to call tools")
     assert answer["tools"] in answer["report"]
-    assert answer["vllm_vars"]["vllm_extra_args"] == []
+    assert answer["gpus"] == ["nvidia.com/gpu=all"]
     assert answer["served_name"] == "Meta-Llama-3-8B-Instruct-GPTQ"
     assert sum(answer["terms"].values()) <= answer["free_bytes"]
     assert answer["report"][0] == "llama-3-8b-gptq on RTX 3060 12GB, 4 chats of 8192 tokens: fits"
 
 
-def test_switches_among_the_variables(run_module: RunModule) -> None:
+def test_switches_among_the_arguments(run_module: RunModule) -> None:
     answer = run_module(memory_plan, model="gemma-3-4b", gpu=CARD, enforce_eager=True)
-    assert answer["vllm_vars"]["vllm_enforce_eager"] is True
-    assert "--language-model-only" in answer["vllm_vars"]["vllm_extra_args"]
+    assert answer["vllm_arguments"]["enforce-eager"] is True
+    assert answer["vllm_arguments"]["language-model-only"] is True
 
 
 def test_the_best_that_fits(run_module: RunModule) -> None:
@@ -98,17 +101,26 @@ def test_the_best_that_fits(run_module: RunModule) -> None:
 
 
 def test_a_misfit_is_an_answer_or_a_failure(run_module: RunModule) -> None:
-    wish = {"model": "llama-3-8b", "gpu": CARD}
-    answer = run_module(memory_plan, **wish)
+    asked = {"model": "llama-3-8b", "gpu": CARD}
+    answer = run_module(memory_plan, **asked)
     assert not answer["fits"]
-    assert answer["flags"] == []
-    assert answer["vllm_vars"] == {}
+    assert answer["vllm_arguments"] == {}
     assert answer["choices"][0]["what"] == "a copy of the model in INT4 (5.3 GiB)"
-    failed = run_module(memory_plan, fail_on_misfit=True, **wish)
+    failed = run_module(memory_plan, fail_on_misfit=True, **asked)
     assert failed["failed"]
     assert failed["missing_bytes"] == answer["missing_bytes"] > 0
     assert "does not fit: 5.97 GiB too much" in failed["msg"]
     assert "It would fit with a copy of the model in INT4" in failed["msg"]
+
+
+def test_the_settings_of_a_choice_are_options_of_the_module(run_module: RunModule) -> None:
+    asked = {"model": "qwen3-8b-awq", "gpu_memory_mib": 12288, "gpu_capability": "8.9", "chats": 6}
+    answer = run_module(memory_plan, **asked)
+    settings = next(
+        choice["settings"] for choice in answer["choices"] if choice["what"] == "an FP8 KV cache"
+    )
+    assert settings == {"kv_cache_dtype": "fp8"}
+    assert run_module(memory_plan, **asked, **settings)["fits"]
 
 
 def test_no_single_change_helps(run_module: RunModule) -> None:
@@ -139,6 +151,17 @@ def test_the_emptiest_of_several_cards(run_module: RunModule) -> None:
     assert "2 cards together" in [choice["what"] for choice in answer["choices"]]
 
 
+def test_only_the_cards_that_may_be_used(run_module: RunModule) -> None:
+    empty = {**FOUND, "index": 1, "memory_used_mib": 0, "memory_free_mib": 11900, "processes": None}
+    best = run_module(memory_plan, model="llama-3-8b-gptq", gpus=[FOUND, empty])
+    assert best["gpus"] == ["nvidia.com/gpu=1"]
+    asked_for = run_module(
+        memory_plan, model="llama-3-8b-gptq", gpus=[FOUND, empty], gpu_indexes=[0]
+    )
+    assert asked_for["gpus"] == ["nvidia.com/gpu=0"]
+    assert asked_for["gpu"]["free_mib"] == 11600
+
+
 def test_an_older_driver_and_an_unknown_card(run_module: RunModule) -> None:
     silent = {**FOUND, "compute_capability": "", "memory_free_mib": None, "processes": []}
     answer = run_module(memory_plan, model="llama-3-8b-gptq", gpus=[silent])
@@ -151,7 +174,7 @@ def test_an_older_driver_and_an_unknown_card(run_module: RunModule) -> None:
 
 def test_a_config_and_a_directory(run_module: RunModule, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    from_directory = run_module(memory_plan, model_path=str(tmp_path), gpu=CARD)
+    from_directory = run_module(memory_plan, model=str(tmp_path), gpu=CARD)
     from_config = run_module(memory_plan, config=LLAMA, gpu=CARD)
     from_catalogue = run_module(memory_plan, model="llama-3-8b-gptq", gpu=CARD)
     assert from_directory["terms"] == from_config["terms"] == from_catalogue["terms"]
@@ -165,17 +188,19 @@ def test_an_unknown_architecture_is_an_estimate(run_module: RunModule, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps(config))
     header = json.dumps({"w": {"data_offsets": [0, 2_000_000_000]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    answer = run_module(memory_plan, model_path=str(tmp_path), gpu=CARD)
+    answer = run_module(memory_plan, model=str(tmp_path), gpu=CARD)
     assert answer["estimate"]
-    assert answer["terms"]["weights"] == 2_200_000_000
+    assert answer["terms"]["weights"] == 2_200_000_000  # a tenth more, for what vLLM pads
     assert answer["report"][0].endswith("fits (an estimate: the architecture is not known)")
 
 
-def test_a_stretched_context(run_module: RunModule) -> None:
-    wish = {"model": "llama-3-8b-gptq", "gpu": CARD, "context": 16384}
-    assert "context 16384 is more than the 8192" in run_module(memory_plan, **wish)["msg"]
-    answer = run_module(memory_plan, stretch_context=True, **wish)
-    assert "--hf-overrides" in answer["flags"]
+def test_an_extended_context(run_module: RunModule) -> None:
+    asked = {"model": "llama-3-8b-gptq", "gpu": CARD, "context": 16384}
+    refused = run_module(memory_plan, **asked)["msg"]
+    assert "context 16384 is more than the 8192" in refused
+    assert "extend_context" in refused
+    answer = run_module(memory_plan, extend_context=True, **asked)
+    assert answer["vllm_arguments"]["hf-overrides"]["rope_parameters"]["factor"] == 2.0
     assert any("unproven" in line for line in answer["report"])
 
 
@@ -188,17 +213,29 @@ def test_a_stretched_context(run_module: RunModule) -> None:
             "missing parameter(s) required by 'gpu_memory_mib': gpu_capability",
         ),
         ({"gpu": CARD, "gpu_memory_mib": 1}, "mutually exclusive"),
-        ({"gpu": CARD, "model_path": "/m", "config": {}}, "mutually exclusive"),
+        ({"gpu": CARD, "model": "/m", "config": {}}, "mutually exclusive"),
         ({"gpu": CARD, "model": "gpt-5"}, "'gpt-5' is not in the catalogue"),
         ({"gpu": "RTX 3060"}, "sold as 'RTX 3060 8GB' or 'RTX 3060 12GB'"),
         ({"gpu": "GTX 1080 Ti"}, "compute capability 6.1"),
         ({"gpu": CARD, "context": -1}, "context is -1"),
         ({"gpu": CARD, "context": "long"}, "context"),
         ({"gpu": CARD, "config": {"a": 1}}, "no list 'architectures'"),
-        ({"gpu": CARD, "model_path": "/nonexistent"}, "/nonexistent/config.json does not exist"),
+        (
+            {"gpu": CARD, "model": "/nonexistent"},
+            "there is nothing at /nonexistent: put the model there",
+        ),
+        ({"gpu": CARD, "model": "/etc"}, "/etc/config.json does not exist"),
         ({"gpu_memory_mib": 12288, "gpu_capability": "86"}, "gpu_capability is '86'"),
         ({"gpu_memory_mib": 12, "gpu_capability": "8.6"}, "nvidia-smi"),
         ({"gpus": []}, "no NVIDIA GPU that its driver offers"),
+        (
+            {"gpus": [FOUND], "gpu_indexes": [0, 7]},
+            "gpu_indexes names 7, and the host's GPUs are 0",
+        ),
+        (
+            {"gpu": CARD, "model": "auto", "plan_memory": False},
+            "model auto is chosen by its memory",
+        ),
         ({"gpus": [{"name": "x"}]}, "an entry has no memory_total_mib, memory_used_mib"),
         (
             {"gpus": [{**FOUND, "name": "NVIDIA Something", "compute_capability": ""}]},
@@ -212,10 +249,33 @@ def test_bad_input(run_module: RunModule, options: dict[str, t.Any], says: str) 
     assert says in answer["msg"]
 
 
+def test_the_allocator_is_held_to_the_plan(run_module: RunModule) -> None:
+    asked = {"model": "llama-3-8b-gptq", "gpu": CARD}
+    setting = run_module(memory_plan, **asked)["vllm_environment"]
+    less = run_module(memory_plan, reserve_mib=768, **asked)
+    assert set(setting) == {"PYTORCH_CUDA_ALLOC_CONF"}
+    assert less["terms"]["slack"] > run_module(memory_plan, **asked)["terms"]["slack"]
+    shares = [
+        float(found["PYTORCH_CUDA_ALLOC_CONF"].rpartition(":")[2])
+        for found in (less["vllm_environment"], setting)
+    ]
+    assert 0 < shares[0] < shares[1] <= 1
+    misfit = run_module(memory_plan, model="llama-3-8b", gpu=CARD)
+    unplanned = run_module(memory_plan, model="llama-3-8b", gpu=CARD, plan_memory=False)
+    assert misfit["vllm_environment"] == unplanned["vllm_environment"] == {}
+
+
+def test_the_answers_at_once_are_chosen_for_the_card(run_module: RunModule) -> None:
+    asked = {"model": "llama-3-8b-gptq", "gpu": CARD}
+    assert run_module(memory_plan, **asked)["vllm_arguments"]["max-num-seqs"] == 64
+    given = run_module(memory_plan, max_num_seqs=8, **asked)
+    assert given["vllm_arguments"]["max-num-seqs"] == 8
+
+
 def test_a_damaged_tokenizer_is_named(run_module: RunModule, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(catalogue.find("llama-3-8b").config))
     (tmp_path / "tokenizer.json").write_text("{")
-    answer = run_module(memory_plan, model_path=str(tmp_path), cpu_kv_cache_gib=1.0)
+    answer = run_module(memory_plan, model=str(tmp_path), cpu_kv_cache_gib=1.0)
     assert "tokenizer.json: it is not valid JSON" in answer["msg"]
     assert f"fetch {tmp_path}/tokenizer.json again" in answer["msg"]
 
@@ -238,13 +298,13 @@ MEASURED = "docker.io/vllm/vllm-openai:v0.33.0"
 UNMEASURED = "docker.io/vllm/vllm-openai:v0.99.0"
 
 
-@pytest.mark.parametrize("wish", [{}, {"model": "llama-3-8b-gptq"}])
+@pytest.mark.parametrize("asked", [{}, {"model": "llama-3-8b-gptq"}])
 def test_an_image_of_another_version_is_warned_of(
-    run_module: RunModule, wish: dict[str, str]
+    run_module: RunModule, asked: dict[str, str]
 ) -> None:
-    plain = run_module(memory_plan, gpu=CARD, **wish)
-    measured = run_module(memory_plan, gpu=CARD, vllm_image=MEASURED, **wish)
-    answer = run_module(memory_plan, gpu=CARD, vllm_image=UNMEASURED, **wish)
+    plain = run_module(memory_plan, gpu=CARD, **asked)
+    measured = run_module(memory_plan, gpu=CARD, vllm_image=MEASURED, **asked)
+    answer = run_module(memory_plan, gpu=CARD, vllm_image=UNMEASURED, **asked)
     assert plain["image_warnings"] == measured["image_warnings"] == []
     assert "warnings" not in measured
     assert measured["report"] == plain["report"]
@@ -255,15 +315,15 @@ def test_an_image_of_another_version_is_warned_of(
 
 
 def test_a_plan_is_made_again_for_another_version(run_module: RunModule, tmp_path: Path) -> None:
-    kept = tmp_path / "kept.json"
-    wish = {"model": "llama-3-8b-gptq", "gpu": CARD, "kept": str(kept)}
-    first = run_module(memory_plan, vllm_image=UNMEASURED, **wish)
+    file = tmp_path / "plan.json"
+    asked = {"model": "llama-3-8b-gptq", "gpu": CARD, "plan_file": str(file)}
+    first = run_module(memory_plan, vllm_image=UNMEASURED, **asked)
     del first["warnings"]  # Ansible's own, which it shows
-    kept.write_text(json.dumps(first))
-    same = run_module(memory_plan, vllm_image=UNMEASURED, **wish)
-    moved = run_module(memory_plan, vllm_image=MEASURED, **wish)
-    assert same["kept"]
-    assert not moved["kept"]  # the parsers follow from the version
+    file.write_text(json.dumps(first))
+    same = run_module(memory_plan, vllm_image=UNMEASURED, **asked)
+    moved = run_module(memory_plan, vllm_image=MEASURED, **asked)
+    assert same["reused"]
+    assert not moved["reused"]  # the parsers follow from the version
     assert same["report"] == first["report"]
     assert same["warnings"] == first["image_warnings"]
     assert moved["image_warnings"] == []

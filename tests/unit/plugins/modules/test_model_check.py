@@ -234,7 +234,7 @@ FAILURES: dict[str, tuple[Files, str, tuple[str, ...]]] = {
     "a template of another family": (
         with_file("chat_template.jinja", b"<start_of_turn>{{ m }}<end_of_turn>"),
         "template_tokens",
-        ("(chat-template-token-missing)", "<start_of_turn>", "--chat-template"),
+        ("(chat-template-token-missing)", "<start_of_turn>", "chat-template in vllm_arguments"),
     ),
     "no chat template": (
         with_file("tokenizer_config.json", b"{}"),

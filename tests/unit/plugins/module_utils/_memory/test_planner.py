@@ -1,50 +1,27 @@
 # Copyright: the sparerig maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host is to serve: by its driver, by its PCI id, on its processor; and kept."""
+"""What a host is to serve: by its driver, by its PCI id, on its processor; and reused."""
 
 from __future__ import annotations
 
 import json
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._memory import planner
-from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import PlanError
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.planner import PlanRequest
+from ansible_collections.sparerig.llm.plugins.module_utils._memory.sizing import PlanError, Use
 from ansible_collections.sparerig.llm.plugins.module_utils._memory.target_gpu import GpuChoiceError
 from ansible_collections.sparerig.llm.plugins.module_utils._model import catalogue
 from ansible_collections.sparerig.llm.plugins.module_utils._model.config import ModelConfigError
+from ansible_collections.sparerig.llm.plugins.module_utils._model.store import Store
 from ansible_collections.sparerig.llm.plugins.module_utils._vllm.parsers import ParserError
 from stand_ins import FakeHost
 
-if t.TYPE_CHECKING:
-    from pathlib import Path
-
-WISH: dict[str, t.Any] = {
-    "model": "auto",
-    "model_path": None,
-    "config": None,
-    "gpu": None,
-    "gpus": None,
-    "gpu_memory_mib": None,
-    "context": 8192,
-    "chats": 1,
-    "max_num_seqs": 16,
-    "max_num_batched_tokens": 2048,
-    "fp8_kv_cache": False,
-    "enforce_eager": False,
-    "tensor_parallel_size": 1,
-    "cpu_offload_gib": 0,
-    "stretch_context": False,
-    "pictures": False,
-    "gated": False,
-    "cpu_kv_cache_gib": None,
-    "kept": None,
-    "replan": False,
-    "vllm_image": "docker.io/vllm/vllm-openai:v0.33.0",
-    "tool_call_parser": "auto",
-    "reasoning_parser": "auto",
-}
+RTX_3060 = ("RTX 3060", 12288, 0, "8.6")
+LLAMA = catalogue.find("llama-3-8b-gptq").config
 PCI_IDS = (
     "\n10de  NVIDIA Corporation\n\t1b06  GP102 [GeForce GTX 1080 Ti]\n\t1eb8  TU104GL [Tesla T4]\n"
 )
@@ -70,8 +47,10 @@ def on_the_bus(*devices: str) -> FakeHost:
     return FakeHost(files=files)
 
 
-def answer(host: FakeHost, **wish: t.Any) -> dict[str, t.Any]:
-    return planner.answer({**WISH, **wish}, host)
+def answer(host: FakeHost, **asked: t.Any) -> dict[str, t.Any]:
+    """Ask for the best model, or for what else is given; fields of a Use among it."""
+    use = {name: asked.pop(name) for name in list(asked) if hasattr(Use, name)}
+    return planner.answer(PlanRequest(**{"model": "auto", "use": Use(**use), **asked}), host)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +67,7 @@ def test_each_card_by_its_driver(card: tuple[str, int, int, str], model: str) ->
     found = answer(with_driver(card))
     assert found["catalogue"]["id"] == model
     assert found["confirmed"]
-    assert "vllm_gpus" not in found["vllm_vars"]
+    assert found["gpus"] == ["nvidia.com/gpu=all"]
     assert found["reason"].startswith(f"{model} is the best that fits NVIDIA GeForce {card[0]}")
 
 
@@ -138,69 +117,124 @@ def test_of_two_different_cards_the_better_is_used_and_named() -> None:
     )
     found = answer(with_driver(old, small, large))
     assert found["gpu"]["name"] == "NVIDIA GeForce RTX 4060 Ti"
-    assert found["vllm_vars"]["vllm_gpus"] == ["nvidia.com/gpu=2"]
+    assert found["gpus"] == ["nvidia.com/gpu=2"]
     # the old one has more memory free, and is of no use
     found = answer(with_driver(old, small))
-    assert found["vllm_vars"]["vllm_gpus"] == ["nvidia.com/gpu=1"]
+    assert found["gpus"] == ["nvidia.com/gpu=1"]
 
 
 def test_two_equal_cards_can_share_a_model() -> None:
     twins = with_driver(("RTX 3060", 12288, 600, "8.6"), ("RTX 3060", 12288, 0, "8.6"))
     found = answer(twins, model="qwen3-14b-awq", tensor_parallel_size=2)
-    assert found["vllm_vars"]["vllm_gpus"] == ["nvidia.com/gpu=1", "nvidia.com/gpu=0"]
-    assert found["vllm_vars"]["vllm_tensor_parallel_size"] == 2
+    assert found["gpus"] == ["nvidia.com/gpu=1", "nvidia.com/gpu=0"]
+    assert found["vllm_arguments"]["tensor-parallel-size"] == 2
+
+
+def snapshot_of(root: Path, repository: str, commit: str, config: dict[str, t.Any]) -> Path:
+    """Leave what a download leaves of a model, as far as a plan looks at it."""
+    folder = root / repository.replace("/", "--") / commit
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def test_a_repository_that_is_not_in_the_catalogue_waits_for_its_files(tmp_path: Path) -> None:
-    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
-    found = answer(host, model="me/Mine-8B", model_path=str(tmp_path))
+    host, commit = with_driver(RTX_3060), "5" * 40
+    found = answer(host, model="me/Mine-8B", root=tmp_path)
     assert found["fits"] is None
+    assert (found["repository"], found["revision"]) == ("me/Mine-8B", "main")
+    assert found["path"] == str(tmp_path / "me--Mine-8B/main")
     assert found["report"] == [
         "me/Mine-8B is not in the catalogue: it is planned once its files are here."
     ]
-    (tmp_path / "config.json").write_text(json.dumps(catalogue.find("llama-3-8b-gptq").config))
-    found = answer(host, model="me/Mine-8B", model_path=str(tmp_path))
+    folder = snapshot_of(tmp_path, "me/Mine-8B", commit, LLAMA)
+    Store(tmp_path, "me/Mine-8B").pin("main", commit)
+    found = answer(host, model="me/Mine-8B", root=tmp_path)
     assert found["fits"]
+    assert found["path"] == str(folder)
     assert found["served_name"] == "Mine-8B"
     assert "catalogue" not in found
 
 
 def test_a_directory_as_the_model(tmp_path: Path) -> None:
-    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    host = with_driver(RTX_3060)
     with pytest.raises(ModelConfigError, match=r"config\.json does not exist"):
         answer(host, model=str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps(catalogue.find("llama-3-8b-gptq").config))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     found = answer(host, model=str(tmp_path))
     assert found["served_name"] == found["model"] == tmp_path.name
+    assert (found["repository"], found["revision"], found["path"]) == ("", "", str(tmp_path))
+    assert answer(host, model=str(tmp_path), served_name="mine")["served_name"] == "mine"
 
 
 def test_a_model_of_the_catalogue_is_planned_by_its_own_files(tmp_path: Path) -> None:
-    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    host = with_driver(RTX_3060)
     model = catalogue.find("qwen3-8b-awq")
-    folder = tmp_path / "Qwen--Qwen3-8B-AWQ" / model.commit
-    folder.mkdir(parents=True)
-    config = {**model.config, "num_hidden_layers": 30}
-    (folder / "config.json").write_text(json.dumps(config))
-    own = answer(host, model_path=str(folder))
-    assert own["terms"]["weights"] < answer(host)["terms"]["weights"]
-    # another model's directory is none of this one
-    other = answer(host, model_path=str(folder), model="llama-3-8b-gptq")
-    assert other["terms"] == answer(host, model="llama-3-8b-gptq")["terms"]
+    before = answer(host, root=tmp_path)
+    folder = snapshot_of(
+        tmp_path, model.repository, model.commit, {**model.config, "num_hidden_layers": 30}
+    )
+    own = answer(host, root=tmp_path)
+    assert own["terms"]["weights"] < before["terms"]["weights"]
+    assert own["path"] == before["path"] == str(folder)
+    assert (own["repository"], own["revision"]) == (model.repository, model.commit)
+
+
+def test_another_revision_of_a_model_of_the_catalogue(tmp_path: Path) -> None:
+    found = answer(with_driver(RTX_3060), model="qwen3-8b-awq", revision="v2", root=tmp_path)
+    assert found["revision"] == "v2"
+    assert found["path"] == str(tmp_path / "Qwen--Qwen3-8B-AWQ/v2")
+
+
+@pytest.mark.parametrize("model", ["qwen3-9b", "qwen3-8b-awq ", "a/b/c", "../etc"])
+def test_a_name_that_is_none_of_these_is_refused(model: str) -> None:
+    with pytest.raises(catalogue.CatalogueError, match=r"is not in the catalogue\. It holds"):
+        answer(with_driver(RTX_3060), model=model)
+
+
+def test_a_model_that_is_named_is_known_before_its_card_is() -> None:
+    found = answer(on_the_bus("0x2231"), model="qwen3-8b-awq")
+    assert found["fits"] is None
+    assert found["repository"] == "Qwen/Qwen3-8B-AWQ"
+    unnamed = answer(on_the_bus("0x2231"))
+    assert (unnamed["repository"], unnamed["path"], unnamed["served_name"]) == ("", "", "")
 
 
 def test_on_a_processor(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(catalogue.find("llama-3-8b").config))
-    found = answer(FakeHost(), model=None, model_path=str(tmp_path), cpu_kv_cache_gib=1)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    found = answer(FakeHost(), model=str(tmp_path), cpu_kv_cache_gib=1, max_num_seqs=4)
     assert found["fits"]
     assert found["terms"] == {"kv_cache": 1 << 30}
     assert found["kv_cache_tokens"] == 8192
-    assert found["vllm_vars"] == {"vllm_tool_call_parser": "", "vllm_reasoning_parser": ""}
+    assert found["vllm_arguments"] == {
+        "dtype": "auto",
+        "max-model-len": 8192,
+        "max-num-seqs": 4,
+        "max-num-batched-tokens": 2048,
+    }
+    assert found["vllm_environment"] == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert found["gpus"] == []
     assert answer(FakeHost(), cpu_kv_cache_gib=1)["catalogue"]["id"] == "qwen3-1.7b"
+
+
+def test_without_a_plan_of_the_memory_the_model_is_known_all_the_same() -> None:
+    found = answer(FakeHost(), model="qwen3-8b-awq", plan_memory=False)
+    assert found["fits"] is None
+    assert found["repository"] == "Qwen/Qwen3-8B-AWQ"
+    assert found["vllm_arguments"] == {
+        "enable-auto-tool-choice": True,
+        "tool-call-parser": "hermes",
+        "reasoning-parser": "qwen3",
+    }
+    assert found["vllm_environment"] == {}
+    assert found["gpus"] == ["nvidia.com/gpu=all"]
+    assert not found["reused"]
 
 
 # --- tools and reasoning ----------------------------------------------------------------------
 
 CPU: dict[str, t.Any] = {"cpu_kv_cache_gib": 1}
+PARSERS = {"enable-auto-tool-choice", "tool-call-parser", "reasoning-parser"}
 
 
 def with_tokenizer(folder: Path, template: str, *tokens: str, **config: t.Any) -> str:
@@ -222,29 +256,43 @@ LLAMA_3_1 = '<|start_header_id|> {"name": , "parameters": }'
 
 
 def test_the_parser_of_a_catalogues_model() -> None:
-    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    host = with_driver(RTX_3060)
     llama = answer(host, model="llama-3-8b-gptq")
-    assert llama["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert not PARSERS & set(llama["vllm_arguments"])
+    assert llama["tool_call_parser"] == llama["reasoning_parser"] == ""
     assert llama["report"][-1] == llama["tools"]
     assert "Tools: none" in llama["tools"]
     qwen = answer(host, model="qwen3-8b-awq")
-    assert qwen["vllm_vars"]["vllm_tool_call_parser"] == "hermes"
-    assert qwen["vllm_vars"]["vllm_reasoning_parser"] == "qwen3"
+    assert qwen["vllm_arguments"]["tool-call-parser"] == qwen["tool_call_parser"] == "hermes"
+    assert qwen["vllm_arguments"]["enable-auto-tool-choice"] is True
+    assert qwen["vllm_arguments"]["reasoning-parser"] == qwen["reasoning_parser"] == "qwen3"
 
 
 def test_the_parser_of_a_directory_is_by_its_tokenizer(tmp_path: Path) -> None:
     with_tag = with_tokenizer(tmp_path / "a", LLAMA_3_1, "<|start_header_id|>", "<|python_tag|>")
     without = with_tokenizer(tmp_path / "b", LLAMA_3_1, "<|start_header_id|>")
-    assert answer(FakeHost(), model=with_tag, **CPU)["vllm_vars"]["vllm_tool_call_parser"] == (
-        "llama3_json"
-    )
+    found = answer(FakeHost(), model=with_tag, **CPU)
+    assert found["vllm_arguments"]["tool-call-parser"] == "llama3_json"
     found = answer(FakeHost(), model=without, **CPU)
-    assert found["vllm_vars"]["vllm_tool_call_parser"] == ""
+    assert not PARSERS & set(found["vllm_arguments"])
     assert "<|python_tag|>" in found["report"][-1]
 
 
+def test_the_parser_is_chosen_also_where_the_memory_is_not_planned(tmp_path: Path) -> None:
+    asked: dict[str, t.Any] = {
+        "model": with_tokenizer(tmp_path / "a", LLAMA_3_1, "<|start_header_id|>", "<|python_tag|>"),
+        "plan_memory": False,
+    }
+    found = answer(FakeHost(), **asked)
+    assert found["vllm_arguments"]["tool-call-parser"] == "llama3_json"
+    assert found["tools"] in found["report"]
+    assert answer(FakeHost(), **asked, tool_call_parser="")["vllm_arguments"] == {}
+    with pytest.raises(ParserError, match="Perhaps hermes or"):
+        answer(FakeHost(), **asked, tool_call_parser="herms")
+
+
 def test_a_named_parser_is_refused_before_the_download() -> None:
-    host = with_driver(("RTX 3060", 12288, 0, "8.6"))
+    host = with_driver(RTX_3060)
     with pytest.raises(ParserError, match="Perhaps hermes or"):
         answer(host, model="somebody/else", tool_call_parser="herms")
     with pytest.raises(ParserError, match=r"needs <\|python_tag\|>"):
@@ -252,8 +300,8 @@ def test_a_named_parser_is_refused_before_the_download() -> None:
     with pytest.raises(ParserError, match=r"vLLM 0\.32 knows no .*step5"):
         answer(host, tool_call_parser="step5", vllm_image="vllm/vllm-openai-cpu:v0.32.0")
     found = answer(host, model="qwen3-8b-awq", tool_call_parser="", reasoning_parser="")
-    assert found["vllm_vars"]["vllm_tool_call_parser"] == ""
-    assert found["vllm_vars"]["vllm_reasoning_parser"] == ""
+    assert not PARSERS & set(found["vllm_arguments"])
+    assert found["tool_call_parser"] == found["reasoning_parser"] == ""
 
 
 def test_a_tokenizer_of_mistrals_own_is_told_to_vllm(tmp_path: Path) -> None:
@@ -263,76 +311,97 @@ def test_a_tokenizer_of_mistrals_own_is_told_to_vllm(tmp_path: Path) -> None:
     tekken = {"special_tokens": [{"rank": 9, "token_str": "[TOOL_CALLS]"}]}
     (tmp_path / "a" / "tekken.json").write_text(json.dumps(tekken))
     found = answer(FakeHost(), model=path, **CPU)
-    assert found["vllm_vars"]["vllm_extra_args"] == ["--tokenizer-mode", "mistral"]
+    assert found["vllm_arguments"]["tokenizer-mode"] == "mistral"
     assert found["tool_call_parser"] == "mistral"
 
 
-# --- kept -------------------------------------------------------------------------------------
+# --- an earlier plan --------------------------------------------------------------------------
 
 
-class Kept:
-    """A host whose role wrote the plan down."""
+class Host:
+    """A host on which the role wrote the plan down."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        self.file = tmp_path / "plan.json"
-        first = answer(with_driver(("RTX 3060", 12288, 0, "8.6")))
-        assert not first["kept"]
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "plan.json"
+        self.root = folder / "models"
+        first = answer(with_driver(RTX_3060), root=self.root)
+        assert not first["reused"]
         self.file.write_text(json.dumps({**first, "changed": False, "failed": False}))
         self.first = first
 
-    def again(self, host: FakeHost | None = None, **wish: t.Any) -> dict[str, t.Any]:
+    def again(self, host: FakeHost | None = None, **asked: t.Any) -> dict[str, t.Any]:
         """Plan once more; by default a desktop has started meanwhile."""
         desktop = with_driver(("RTX 3060", 12288, 900, "8.6"))
-        return answer(host or desktop, kept=str(self.file), **wish)
+        return answer(host or desktop, **{"plan_file": self.file, "root": self.root, **asked})
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
+def planned(tmp_path: Path) -> Host:
+    return Host(tmp_path)
 
 
-def test_a_desktop_does_not_change_a_plan_that_is_kept(kept: Kept) -> None:
-    again = kept.again()
-    assert again["kept"]
-    assert again["settled"]
-    assert again["vllm_vars"] == kept.first["vllm_vars"]
-    assert not {"changed", "failed"} & set(again)
+def test_a_desktop_does_not_change_an_earlier_plan(planned: Host) -> None:
+    again = planned.again()
+    assert again["reused"]
+    assert {**again, "reused": False} == json.loads(json.dumps(planned.first))
+
+
+def test_the_arguments_of_an_earlier_plan_stand_where_the_store_has_moved(planned: Host) -> None:
+    again = planned.again(root=Path("/elsewhere"))
+    assert again["vllm_arguments"] == planned.first["vllm_arguments"]
+    assert again["path"].startswith("/elsewhere/Qwen--Qwen3-8B-AWQ/")
+    assert not again["reused"], "what is written on the host has the old path"
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "asked",
     [
         {"context": 4096},
         {"model": "llama-3-8b-gptq"},
         {"max_num_seqs": 8},
+        {"reserve_mib": 256},
         {"tool_call_parser": ""},
+        {"reasoning_parser": ""},
         {"vllm_image": "vllm/vllm-openai:v0.32.0"},
+        {"revision": "v2"},
+        {"served_name": "other"},
         {"replan": True},
         {"host": with_driver(("RTX 3090", 24576, 0, "8.6"))},
     ],
-    ids=["context", "model", "seqs", "parser", "version", "asked for", "another card"],
+    ids=[
+        *("context", "model", "seqs", "reserve", "tools", "reasoning", "version", "revision"),
+        *("name", "asked for", "another card"),
+    ],
 )
-def test_another_wish_is_planned_anew(kept: Kept, wish: dict[str, t.Any]) -> None:
-    assert not kept.again(**wish)["kept"]
+def test_other_requirements_are_planned_anew(planned: Host, asked: dict[str, t.Any]) -> None:
+    assert not planned.again(**asked)["reused"]
+
+
+def test_the_commit_of_an_earlier_plan_stands(planned: Host) -> None:
+    written = json.loads(planned.file.read_text())
+    earlier = "a" * 40
+    path = written["path"].replace(written["revision"], earlier)
+    planned.file.write_text(json.dumps({**written, "revision": earlier, "path": path}))
+    assert planned.again()["revision"] == earlier
+    assert planned.again()["reused"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fits": true}', "null"])
-def test_a_file_that_is_no_plan_is_planned_anew(kept: Kept, content: str) -> None:
-    kept.file.write_text(content)
-    assert not kept.again()["kept"]
+def test_a_file_that_is_no_plan_is_planned_anew(planned: Host, content: str) -> None:
+    planned.file.write_text(content)
+    assert not planned.again()["reused"]
 
 
 def test_other_files_in_ones_own_directory_are_planned_anew(tmp_path: Path) -> None:
-    host, file = with_driver(("RTX 3060", 12288, 0, "8.6")), tmp_path / "plan.json"
+    host, file = with_driver(RTX_3060), tmp_path / "plan.json"
     model = tmp_path / "model"
     model.mkdir()
-    config = catalogue.find("llama-3-8b-gptq").config
-    (model / "config.json").write_text(json.dumps(config))
-    wish = {"model": str(model), "kept": str(file)}
-    file.write_text(json.dumps(answer(host, **wish)))
-    assert answer(host, **wish)["settled"]
-    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 16}))
-    assert not answer(host, **wish)["kept"]
-    file.write_text(json.dumps(answer(host, **wish)))
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    asked = {"model": str(model), "plan_file": file}
+    file.write_text(json.dumps(answer(host, **asked)))
+    assert answer(host, **asked)["reused"]
+    (model / "config.json").write_text(json.dumps({**LLAMA, "num_hidden_layers": 16}))
+    assert not answer(host, **asked)["reused"]
+    file.write_text(json.dumps(answer(host, **asked)))
     (model / "tokenizer_config.json").write_text('{"chat_template": "x"}')
-    assert not answer(host, **wish)["kept"]
+    assert not answer(host, **asked)["reused"]

@@ -170,9 +170,9 @@ def test_embedding_and_head() -> None:
     assert weight_bytes(llama(GPTQ_INT4)) - quantized_head == 525_336_576 * 3 // 2
 
 
-def test_pictures_are_loaded_only_if_wanted() -> None:
+def test_the_image_encoder_is_loaded_only_if_wanted() -> None:
     gemma = catalogued("gemma-3-4b")
-    more = weight_bytes(gemma, Use(pictures=True)) - weight_bytes(gemma)
+    more = weight_bytes(gemma, Use(image_inputs=True)) - weight_bytes(gemma)
     assert more == 2 * gemma.vision_elements
 
 
@@ -401,7 +401,7 @@ def test_what_fits(quantization: dict[str, t.Any] | None, mib: int, fits: bool) 
     made = plan(llama(quantization), Card("x", mib, (8, 6)))
     assert made.fits is fits
     assert (made.missing == 0) is fits
-    assert bool(made.flags) is fits
+    assert bool(made.vllm_arguments) is fits
     if fits:
         assert 0 <= made.free - sum(made.terms.values()) < made.kv_block_bytes
         assert made.kv_cache >= made.kv_cache_wanted
@@ -410,26 +410,19 @@ def test_what_fits(quantization: dict[str, t.Any] | None, mib: int, fits: bool) 
         assert made.missing == sum(made.terms.values()) - made.free
 
 
-def flags_of(made: Plan) -> dict[str, str]:
-    pairs = [
-        flag for flag in made.flags if flag not in {"--enforce-eager", "--language-model-only"}
-    ]
-    return dict(zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
+def test_every_argument_that_vllm_would_choose_by_the_card_is_given() -> None:
     made = plan(llama(GPTQ_INT4), RTX_3060)
-    flags = flags_of(made)
-    share = float(flags.pop("--gpu-memory-utilization"))
-    assert flags == {
-        "--dtype": "bfloat16",
-        "--max-model-len": "8192",
-        "--max-num-seqs": "64",
-        "--max-num-batched-tokens": "2048",
-        "--block-size": "16",
-        "--kv-cache-dtype": "bfloat16",
-        "--kv-cache-memory-bytes": str(made.kv_cache),
-        "--tensor-parallel-size": "1",
+    arguments = dict(made.vllm_arguments)
+    share = arguments.pop("gpu-memory-utilization")
+    assert arguments == {
+        "dtype": "bfloat16",
+        "max-model-len": 8192,
+        "max-num-seqs": 64,
+        "max-num-batched-tokens": 2048,
+        "block-size": 16,
+        "kv-cache-dtype": "bfloat16",
+        "kv-cache-memory-bytes": made.kv_cache,
+        "tensor-parallel-size": 1,
     }
     # vLLM compares with what is free once the driver's context is there: slack must remain.
     taken = made.weights + made.activations + made.cuda_graphs + made.non_torch + made.kv_cache
@@ -441,49 +434,52 @@ def test_every_flag_that_vllm_would_choose_by_the_card_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "card", "use", "flags"),
+    ("architecture", "card", "use", "arguments"),
     [
         (
             llama(),
             Card("old", 24576, (7, 5)),
             Use(),
-            {"--dtype": "float16", "--kv-cache-dtype": "float16"},
+            {"dtype": "float16", "kv-cache-dtype": "float16"},
         ),
-        (llama(torch_dtype="float16"), Card("x", 24576, (8, 6)), Use(), {"--dtype": "float16"}),
+        (llama(torch_dtype="float16"), Card("x", 24576, (8, 6)), Use(), {"dtype": "float16"}),
         (
             llama(GPTQ_INT4),
             Card("ada", 12288, (8, 9)),
             Use(fp8_kv_cache=True),
-            {"--kv-cache-dtype": "fp8"},
+            {"kv-cache-dtype": "fp8"},
         ),
-        (llama(), RTX_3060, Use(cpu_offload_gib=7), {"--cpu-offload-gb": "7"}),
+        (llama(), RTX_3060, Use(cpu_offload_gib=7), {"cpu-offload-gb": 7}),
         (
             llama(),
             Card("x", 12288, (8, 6), count=2),
             Use(tensor_parallel_size=2),
-            {"--tensor-parallel-size": "2"},
+            {"tensor-parallel-size": 2},
         ),
     ],
 )
-def test_flags(architecture: Architecture, card: Card, use: Use, flags: dict[str, str]) -> None:
+def test_arguments(
+    architecture: Architecture, card: Card, use: Use, arguments: dict[str, t.Any]
+) -> None:
     made = plan(architecture, card, use)
     assert made.fits
-    assert flags.items() <= flags_of(made).items()
+    assert arguments.items() <= made.vllm_arguments.items()
 
 
 def test_switches() -> None:
     eager = plan(llama(GPTQ_INT4), RTX_3060, Use(enforce_eager=True))
-    assert "--enforce-eager" in eager.flags
+    assert eager.vllm_arguments["enforce-eager"] is True
     gemma, card = catalogued("gemma-3-4b"), Card("x", 24576, (8, 6))
-    assert "--language-model-only" in plan(gemma, card).flags
-    assert "--language-model-only" not in plan(gemma, card, Use(pictures=True)).flags
+    assert plan(gemma, card).vllm_arguments["language-model-only"] is True
+    with_images = plan(gemma, card, Use(image_inputs=True))
+    assert "language-model-only" not in with_images.vllm_arguments
 
 
-def test_a_stretched_context_is_stretched_right() -> None:
-    use = Use(context=16384, stretch_context=True)
+def test_a_context_is_extended_right() -> None:
+    use = Use(context=16384, extend_context=True)
     made = plan(llama(GPTQ_INT4), RTX_3060, use)
     # what vLLM 0.30 and later wants was tried with 0.32: without max_position_embeddings it fails
-    assert json.loads(flags_of(made)["--hf-overrides"]) == {
+    assert made.vllm_arguments["hf-overrides"] == {
         "rope_parameters": {
             "rope_type": "yarn",
             "rope_theta": 500000.0,
@@ -572,8 +568,8 @@ def test_a_reserve_is_left_free() -> None:
 def test_no_share_is_above_the_whole_card(total: int) -> None:
     # an H100 tells of 79.2 GiB free, more than the rule for GeForce cards leaves
     card = Card("x", total, (9, 0), free_mib=total - 500)
-    flags = flags_of(plan(llama(GPTQ_INT4), card))
-    assert 0 < float(flags["--gpu-memory-utilization"]) <= 1
+    arguments = plan(llama(GPTQ_INT4), card).vllm_arguments
+    assert 0 < arguments["gpu-memory-utilization"] <= 1
 
 
 @pytest.mark.parametrize("gpu_mib", range(8_192, 32_768, 512))
@@ -605,7 +601,7 @@ def test_more_memory_is_never_fewer_tokens(gpu_mib: int) -> None:
 def test_answers_at_once_are_chosen_for_the_card(memory_mib: int, use: Use, sequences: int) -> None:
     made = plan(llama(GPTQ_INT4), Card("x", memory_mib, (8, 6)), use)
     assert made.use.max_num_seqs == sequences
-    assert flags_of(made)["--max-num-seqs"] == str(sequences)
+    assert made.vllm_arguments["max-num-seqs"] == sequences
 
 
 def test_the_cost_of_more_answers_is_said() -> None:
@@ -646,7 +642,7 @@ def test_as_many_answers_as_full_chats() -> None:
         (
             llama(rope_scaling={"rope_type": "llama3"}),
             RTX_3060,
-            Use(context=16384, stretch_context=True),
+            Use(context=16384, extend_context=True),
             "cannot be stretched",
         ),
         (

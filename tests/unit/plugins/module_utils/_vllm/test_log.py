@@ -51,12 +51,12 @@ FAILURES = [
             " token '<|python_tag|>' in the tokenizer."
         ),
         "parser-not-for-tokenizer",
-        "vllm_tool_call_parser: auto and vllm_reasoning_parser: auto",
+        "model_tool_call_parser: auto and model_reasoning_parser: auto",
     ),
     (  # by name alone, as vLLM said it before it checked at the start
         "RuntimeError: Mistral parser could not locate the tool call token in the tokenizer!",
         "parser-not-for-tokenizer",
-        "vllm_tool_call_parser: auto",
+        "model_tool_call_parser: auto",
     ),
     (
         (
@@ -64,7 +64,7 @@ FAILURES = [
             " start/end tokens in the tokenizer!"
         ),
         "parser-not-for-tokenizer",
-        "Set vllm_reasoning_parser: auto,",
+        "Set model_reasoning_parser: auto,",
     ),
     (
         (
@@ -72,22 +72,22 @@ FAILURES = [
             " tokenizer configuration"
         ),
         "parser-not-for-tokenizer",
-        "Set vllm_reasoning_parser: auto,",
+        "Set model_reasoning_parser: auto,",
     ),
     (
         "TypeError: --reasoning-parser hf and --tool-call-parser hermes cannot be combined",
         "parser-not-for-tokenizer",
-        "vllm_tool_call_parser: auto and vllm_reasoning_parser: auto",
+        "model_tool_call_parser: auto and model_reasoning_parser: auto",
     ),
     (
         "KeyError: 'invalid reasoning parser: r1 (chose from { deepseek_r1,qwen3 })'",
         "parser-unknown",
-        "Set vllm_reasoning_parser: auto,",
+        "Set model_reasoning_parser: auto,",
     ),
     (
         "TypeError: reasoning_parser_name='r1' has not been registered",
         "parser-unknown",
-        "Set vllm_reasoning_parser: auto,",
+        "Set model_reasoning_parser: auto,",
     ),
     (
         (
@@ -96,7 +96,7 @@ FAILURES = [
             " reduce GPU memory used by other processes."
         ),
         "memory-held-by-others",
-        "vllm_max_num_seqs",
+        "model_max_num_seqs",
     ),
     (  # 0.9 to 0.10: no device name
         (
@@ -105,7 +105,7 @@ FAILURES = [
             " memory used by other processes."
         ),
         "memory-held-by-others",
-        "vllm_max_model_len",
+        "model_context",
     ),
     (
         (
@@ -124,7 +124,7 @@ FAILURES = [
             " VLLM_ALLOW_LONG_MAX_MODEL_LEN=1."
         ),
         "context-exceeds-model",
-        "vllm_max_model_len: 8192",
+        "model_context: 8192",
     ),
     (
         (
@@ -134,7 +134,7 @@ FAILURES = [
             " increasing `gpu_memory_utilization`"
         ),
         "context-exceeds-kv-cache",
-        "vllm_max_model_len: 3328",
+        "model_context: 3328",
     ),
     (  # before 0.32
         (
@@ -143,7 +143,7 @@ FAILURES = [
             " (0.01 GiB). Based on the available memory, the estimated maximum model length is 80."
         ),
         "context-exceeds-kv-cache",
-        "vllm_max_model_len: a lower number",
+        "model_context: a lower number",
     ),
     (  # up to 0.8
         (
@@ -152,7 +152,7 @@ FAILURES = [
             " `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
         ),
         "context-exceeds-kv-cache",
-        "vllm_max_model_len: 89344",
+        "model_context: 89344",
     ),
     (
         (
@@ -169,18 +169,18 @@ FAILURES = [
             " initializing the engine."
         ),
         "graphs-exceed-memory",
-        "vllm_max_num_seqs: 16",
+        "model_max_num_seqs: 16",
     ),
     (
         LOADED
         + "RuntimeError: CUDA out of memory occurred when warming up sampler with 8 dummy requests",
         "graphs-exceed-memory",
-        "vllm_max_num_seqs: 4",
+        "model_max_num_seqs: 4",
     ),
     (
         LOADED + "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  41%|####\n" + OOM,
         "graphs-exceed-memory",
-        "vllm_enforce_eager: true",
+        "model_enforce_eager: true",
     ),
     (
         LOADED + "INFO:     Application startup complete.\n" + OOM,
@@ -195,7 +195,7 @@ FAILURES = [
             " ...\n401 Client Error. (Request ID: Root=1)\n\nCannot access gated repo for url ..."
         ),
         "hub-license-not-accepted",
-        "model_store_token",
+        "model_token",
     ),
     (
         (
@@ -208,12 +208,12 @@ FAILURES = [
     (
         "Value error, Unsupported quantization config: bits=3, sym=True",
         "quantization-unsupported",
-        "--quantization",
+        "quantization from vllm_arguments",
     ),
     (
         "Value error, Cannot find the config file for gptq",
         "quantization-unsupported",
-        "--quantization",
+        "quantization from vllm_arguments",
     ),
     (
         (
@@ -223,7 +223,7 @@ FAILURES = [
             " --dtype=half."
         ),
         "bfloat16-unsupported",
-        "vllm_dtype: half",
+        "dtype: half in vllm_arguments",
     ),
     (
         (
@@ -247,7 +247,7 @@ FAILURES = [
             " GeForce RTX 3060 (compute capability 8.6); native FP8 (fp8e4nv) requires SM89+."
         ),
         "fp8-kv-cache-unsupported",
-        "vllm_kv_cache_dtype: auto",
+        "model_kv_cache_dtype: auto",
     ),
     (
         "RuntimeError: CUDA error: no kernel image is available for execution on the device",
@@ -265,7 +265,7 @@ FAILURES = [
             " provide a chat template if the tokenizer does not define one."
         ),
         "chat-template-missing",
-        "--chat-template",
+        "chat-template in vllm_arguments",
     ),
     (
         (
@@ -274,7 +274,7 @@ FAILURES = [
             " quantization=gptq_marlin for faster inference"
         ),
         "gptq-kernel-slow",
-        "--quantization",
+        "quantization from vllm_arguments",
     ),
 ]
 

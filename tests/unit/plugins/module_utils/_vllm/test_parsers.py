@@ -224,7 +224,7 @@ def test_a_named_parser_whose_condition_is_not_met_is_refused() -> None:
     with pytest.raises(ParserError, match=r"needs <\|python_tag\|> in the vocabulary") as refused:
         wanted(TOOL, "llama3_json", NEW, LLAMA_3)
     assert refused.value.failure == "parser-not-for-tokenizer"
-    assert "Set vllm_tool_call_parser: auto." in str(refused.value)
+    assert "Set model_tool_call_parser: auto." in str(refused.value)
     assert wanted(TOOL, "llama3_json", NEW, LLAMA_3_1).name == "llama3_json"
     assert wanted(TOOL, "llama3_json", NEW, None).name == "llama3_json"
     assert wanted(TOOL, "", NEW, LLAMA_3).name == ""
