@@ -124,4 +124,4 @@ test: .venv ## Everything that has to pass, two steps at a time (tests/suite.py)
 .PHONY: bench
 bench: .venv ## Time site.yml, and many chats through the page and past it; with a GPU, measure the plan
 	$(BIN)/python tests/bench/site.py
-	if command -v nvidia-smi && command -v vllm; then python3 tests/gpu/measure_plan.py --out .cache/measured; fi
+	if command -v nvidia-smi && command -v vllm; then python3 -m gpu.measure_plan --out .cache/measured; fi

@@ -48,7 +48,7 @@ from ansible_collections.sparerig.llm.plugins.module_utils._model.config import 
     Quantization,
     parse,
 )
-from gpu.measure_plan import CASES, Case
+from gpu.cases import CASES, Case
 
 FIXTURES = Path(__file__).parents[4] / "fixtures"
 LLAMA = dict(catalogue.find("llama-3-8b").config)
