@@ -61,7 +61,7 @@ def test_the_kernel_refuses_an_unsigned_module_and_it_is_explained(pc: Pc) -> No
         pc.run(f"mv /root/signed.ko {module}")
     assert "Key was rejected by service" in answer["stderr"]
     assert answer["failure"] == "module-key-rejected"
-    assert "which is not signed" in answer["msg"]
+    assert "the NVIDIA module is not signed" in answer["msg"]
     assert "sudo mokutil --import" in answer["msg"]
 
 
