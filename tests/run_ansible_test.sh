@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-copy=.cache/ansible_collections/sparerig/llm
+# One for each kind of test: they are made side by side.
+copy=.cache/ansible-test/$1/ansible_collections/sparerig/llm
 log=.cache/ansible-test-$1.log
 
 # All files but the ignored ones, so that work in progress is tested too.

@@ -84,4 +84,6 @@ def test_only_proc_and_sys_come_from_the_sysroot(
 
 def test_without_a_stand_in_the_host_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPARERIG_TEST_SYSROOT", raising=False)
-    assert type(kernel_host()) is LocalHost
+    host = kernel_host()
+    assert isinstance(host, LocalHost)
+    assert not isinstance(host, SysrootHost)
