@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.sparerig.llm.plugins.module_utils._host.command import (
     CommandTimedOutError,
     LocalHost,
+    SysrootHost,
     kernel_host,
 )
 
