@@ -147,12 +147,14 @@ COMMANDS: dict[str, Typed | NotRun] = {
     "sudo systemctl restart {unit}": Typed(r"\A\Z", after=f"systemctl is-active {ENGINE}"),
     "cat /etc/sparerig/{unit}.json": Typed(r'"--max-model-len",\n +"\d+"'),
     "cat /etc/sparerig/{unit}.env": Typed(r"VLLM_CPU_KVCACHE_SPACE=\d"),
-    "cat /etc/sparerig/{unit}.plan.json": Typed(r'"kv_cache": \d+'),
+    "cat /etc/sparerig/model-plan.json": Typed(r'"kv_cache": \d+'),
     "grep -A1 max-model-len /etc/sparerig/{unit}.json": Typed(r'"--max-model-len",\n +"\d+"'),
     "grep -A1 served-model-name /etc/sparerig/{unit}.json": Typed(
         r'"--served-model-name",\n +"tiny-llama-gptq"'
     ),
-    "grep -A1 kv-cache /etc/sparerig/{unit}.json": Typed(r'"--kv-cache-dtype",\n +"\w+"'),
+    "grep -A1 kv-cache /etc/sparerig/{unit}.json": NotRun(
+        "the KV cache of a processor is given by VLLM_CPU_KVCACHE_SPACE"
+    ),
     "sudo ls -l /etc/sparerig/{unit}.secrets.env": Typed(r"^-rw------- 1 root root "),
     "sudo grep -c ^VLLM_API_KEY= /etc/sparerig/{unit}.secrets.env": Typed(r"\A1\n?\Z"),
     "{curl} -sS -i {url}/health": Typed(r"^HTTP/1\.1 200 OK"),

@@ -1261,7 +1261,7 @@ SECTIONS: t.Final[Mapping[str, tuple[Failure, ...]]] = {
                 (
                     "grep -A1 kv-cache /etc/sparerig/{unit}.json",
                     "cat /etc/sparerig/{unit}.env",
-                    "cat /etc/sparerig/{unit}.plan.json",
+                    "cat /etc/sparerig/model-plan.json",
                 ),
                 "Run the play again so that the plan's flags reach vLLM.",
             ),
