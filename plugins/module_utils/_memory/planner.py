@@ -111,12 +111,12 @@ class PlanRequest:
         use["kv_cache_dtype"] = "fp8" if use.pop("fp8_kv_cache") else "auto"
         names = (
             *("model", "revision", "served_name", "gated", "cpu_kv_cache_gib"),
-            *("vllm_image", "tool_call_parser", "reasoning_parser"),
+            *("tool_call_parser", "reasoning_parser"),
         )
         return {
             **use,
             **{name: getattr(self, name) for name in names},
-            # As it was read: a later release may know more tags.
+            # None where the image does not tell: then an earlier plan stands.
             "vllm_version": versions.vllm_version(self.vllm_image),
             "gpu_indexes": list(self.gpu.indexes),
             "card": _identity(card),
@@ -446,7 +446,11 @@ def _reused(request: PlanRequest, requirements: dict[str, t.Any]) -> dict[str, t
     if not found.get("fits"):
         return None
     # What JSON has no word for, such as a tuple, compares as it was written.
-    if found.get("requirements") != json.loads(json.dumps(requirements)):
+    today = json.loads(json.dumps(requirements))
+    earlier = found.get("requirements")
+    if isinstance(earlier, dict) and today["vllm_version"] is None:
+        earlier = {**earlier, "vllm_version": None}
+    if earlier != today:
         return None
     repository, revision = found.get("repository", ""), found.get("revision", "")
     if repository:

@@ -328,6 +328,12 @@ class Deployment:
         )  # fmt: skip
         return set(on_it.split()) <= {self.spec.name}
 
+    def other_units(self) -> list[str]:
+        """List the units of other services: those whose settings are beside this one's."""
+        units = Path(self.spec.unit_file).parent
+        settings = Path(self.spec.config_file).parent.glob("*.json")
+        return [file.stem for file in settings if (units / f"{file.stem}.service").exists()]
+
     def remove_unit(self) -> None:
         """Take away the unit and its settings, and with it the container."""
         spec = self.spec
@@ -342,6 +348,6 @@ class Deployment:
             self.must("systemctl", "disable", "--now", "--quiet", self.unit)
         for path in left:
             Path(path).unlink()
-        if not list(Path(spec.config_file).parent.glob("*.json")):
-            shutil.rmtree(LIBRARY_DIR, ignore_errors=True)  # no other unit needs it
+        if not self.other_units():
+            shutil.rmtree(LIBRARY_DIR, ignore_errors=True)
         self.must("systemctl", "daemon-reload")

@@ -334,6 +334,18 @@ def test_absent(run: Run, host: Host) -> None:
     assert text(host, "etc/engine.secrets.env") == secrets
 
 
+@pytest.mark.parametrize(("unit", "stays"), [(None, False), ("other.service", True)])
+def test_the_supervisor_stays_for_another_service_only(
+    run: Run, host: Host, unit: str | None, *, stays: bool
+) -> None:
+    run()
+    (host.root / "etc" / "other.json").write_text("{}")  # without a unit: a plan, for example
+    if unit:
+        (host.root / "units" / unit).touch()
+    run(state="absent")
+    assert (host.root / "lib").exists() is stays
+
+
 def test_absent_takes_networks_that_nobody_else_is_on(run: Run, host: Host) -> None:
     networks = [{"name": "own"}, {"name": "shared"}]
     run(networks=networks)

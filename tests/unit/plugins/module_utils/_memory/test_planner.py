@@ -377,6 +377,11 @@ def test_other_requirements_are_planned_anew(planned: Host, asked: dict[str, t.A
     assert not planned.again(**asked)["reused"]
 
 
+@pytest.mark.parametrize("image", ["registry.example:5000/vllm:mine", "vllm/vllm-openai@sha256:0"])
+def test_an_image_that_does_not_tell_its_version_changes_no_plan(planned: Host, image: str) -> None:
+    assert planned.again(vllm_image=image)["reused"]
+
+
 def test_the_commit_of_an_earlier_plan_stands(planned: Host) -> None:
     written = json.loads(planned.file.read_text())
     earlier = "a" * 40
