@@ -8,6 +8,10 @@ Sources: compute capability from NVIDIA's "CUDA GPU Compute Capability" page and
 (bus width x data rate), in GB/s of 1000^3 bytes; PCI ids from the list supported-gpus.json of
 NVIDIA's driver 580 (tests/fixtures/nvidia_host). To add a card: one line in CARDS, from the same
 places. What the driver itself says of a card is nvidia_smi.Gpu.
+
+Not looked up yet: memory and bandwidth of GTX 1630, 1650 (all), 1660, 1660 SUPER, RTX 2050, 2060
+SUPER, 3050 6GB, 4090 D, 5050, 5090 D, 5090 D v2 and Tesla T4. They only plan before the driver is
+there, which then tells the memory itself.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ docs/what-fits.md shows them beside measurements on a real GPU, from empty compi
 the sums cannot know exactly (activations, CUDA graphs, the driver's own memory) is rounded up: a
 plan that says "fits" must not run out of memory.
 
-Why the allocator is set: since vLLM 0.27 the KV cache is one allocation. By default a small tensor
+Why the allocator is set: in vLLM 0.33 the KV cache is one allocation (in 0.26 it was one for
+each layer). By default a small tensor
 may be put into the compiler's scratch, which then cannot be given back for the KV cache: 16-bit
 models with tied embeddings ran out of memory at their first start, by up to 0.67 GiB (measured,
 vLLM 0.33.0). Blocks above max_split_size_mb are never split, and are given back. (Expandable
@@ -81,9 +82,10 @@ DRIVER_CONTEXT_BYTES: t.Final = 560 * MIB
 # The margin of every card: what PyTorch's allocator may not take, for others on the card, a
 # desktop above all, that add from minute to minute.
 FREE_BYTES: t.Final = 100 * MIB
-# What PyTorch's allocator loses to fragments between blocks in use. Measured, vLLM 0.33.0: it held
-# up to 0.32 GiB more than was in use at the peak; where it could not, in 10 of 13 starts made as
-# small as the sum without this, memory ran out under 32 requests.
+# What PyTorch's allocator loses to fragments between blocks in use, beyond what the rounded-up
+# activations cover. Chosen from starts of vLLM 0.33.0 (tests/fixtures/gpu): where PyTorch was not
+# pressed it held 0.18 to 0.26 GiB more than was in use at the peak; of 13 starts held to the sum
+# without this, 10 ran out of memory under load.
 FRAGMENT_BYTES: t.Final = 284 * MIB
 # What the driver keeps of a card and no program sees. PyTorch reports 11.63 of 12, 15.48 of 16,
 # 23.57 of 24 and 31.37 of 32 GiB in public reports of GeForce cards; this covers all of them.
