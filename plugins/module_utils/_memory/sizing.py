@@ -8,14 +8,14 @@ docs/what-fits.md shows them beside measurements on a real GPU, from empty compi
 the sums cannot know exactly (activations, CUDA graphs, the driver's own memory) is rounded up: a
 plan that says "fits" must not run out of memory.
 
-Why the allocator is set: in vLLM 0.33 the KV cache is one allocation (in 0.26 it was one for
-each layer). By default a small tensor
-may be put into the compiler's scratch, which then cannot be given back for the KV cache: 16-bit
-models with tied embeddings ran out of memory at their first start, by up to 0.67 GiB (measured,
-vLLM 0.33.0). Blocks above max_split_size_mb are never split, and are given back. (Expandable
-segments help those models too, but lose 0.67 GiB to fragments where GPTQ weights are repacked:
-Llama-3-8B ran out of memory with them.) And PyTorch keeps what it once had, up to the whole card;
-per_process_memory_fraction holds it to the plan, so that the slack stays free for others.
+Why the allocator is set: in vLLM 0.33 the KV cache is one allocation (in 0.26 it was one for each
+layer). By default a small tensor may be put into the compiler's scratch, which then cannot be
+given back for the KV cache: 16-bit models with tied embeddings ran out of memory at their first
+start, by up to 0.67 GiB (measured, vLLM 0.33.0). Blocks above max_split_size_mb are never split,
+and are given back. (Expandable segments help those models too, but lose 0.67 GiB to fragments
+where GPTQ weights are repacked: Llama-3-8B ran out of memory with them.) And PyTorch keeps what
+it once had, up to the whole card; per_process_memory_fraction holds it to the plan, so that the
+slack stays free for others.
 
 Why --kv-cache-memory-bytes and not --gpu-memory-utilization alone: with the latter, vLLM gives
 the KV cache whatever its trial run left, and two starts of the same model on the same card
